@@ -1,0 +1,6 @@
+#pragma once
+#include <string>
+
+namespace mi {
+std::string describe();  // see mi_describe
+}

@@ -1,0 +1,83 @@
+/**
+ * Finds the compilers.
+ *
+ * @module
+ */
+import { MInferenceError } from "../native/errors.ts";
+
+/** Compilers to build with. */
+export interface Toolchain {
+  /** C++ compiler. */
+  readonly cxx: string;
+  /** First line of its `--version`. */
+  readonly cxxVersion: string;
+  /** `nvcc`, or null where no CUDA toolkit is wanted or found. */
+  readonly nvcc: string | null;
+  /** Last line of its `--version`, or "". */
+  readonly nvccVersion: string;
+}
+
+function env(name: string): string | undefined {
+  try {
+    return Deno.env.get(name);
+  } catch (error) {
+    if (error instanceof Deno.errors.NotCapable) return undefined;
+    throw error;
+  }
+}
+
+async function version(command: string): Promise<string[] | null> {
+  try {
+    const { success, stdout } = await new Deno.Command(command, {
+      args: ["--version"],
+      stdout: "piped",
+      stderr: "null",
+    }).output();
+    return success ? new TextDecoder().decode(stdout).trim().split("\n") : null;
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return null;
+    throw error;
+  }
+}
+
+/**
+ * Finds a C++ compiler (`CXX`, g++, clang++, c++) and, unless `cuda` is false or `MINFERENCE_CUDA=off`,
+ * nvcc (`CUDA_HOME`, the PATH, /usr/local/cuda).
+ *
+ * @param cuda Whether to look for nvcc. Default true.
+ * @throws {MInferenceError} `BUILD` naming what was tried if there is no C++ compiler.
+ */
+export async function findToolchain(cuda = true): Promise<Toolchain> {
+  const cxxTried = [env("CXX"), "g++", "clang++", "c++"].filter((name) => name !== undefined);
+  let cxx: string | undefined;
+  let cxxVersion = "";
+  for (const name of cxxTried) {
+    const lines = await version(name);
+    if (lines) {
+      cxx = name;
+      cxxVersion = lines[0];
+      break;
+    }
+  }
+  if (!cxx) {
+    throw new MInferenceError(
+      "BUILD",
+      `no C++ compiler found (tried ${cxxTried.join(", ")}); install one, e.g. apt-get install g++`,
+      { details: { tried: cxxTried } },
+    );
+  }
+  let nvcc: string | null = null;
+  let nvccVersion = "";
+  if (cuda && env("MINFERENCE_CUDA") !== "off") {
+    const home = env("CUDA_HOME");
+    for (const name of [home && `${home}/bin/nvcc`, "nvcc", "/usr/local/cuda/bin/nvcc"]) {
+      const lines = name ? await version(name) : null;
+      if (name && lines) {
+        nvcc = name;
+        nvccVersion = lines[lines.length - 1];
+        break;
+      }
+    }
+  }
+  return { cxx, cxxVersion, nvcc, nvccVersion };
+}

@@ -1,0 +1,412 @@
+/**
+ * A device: an in-order queue with its memory.
+ *
+ * @module
+ */
+import { MInferenceError } from "../native/errors.ts";
+import { environment, type Native, openLibrary } from "../native/library.ts";
+import { DEVICE_KIND, deviceOptions, OP_COUNT, OP_NAMES } from "../native/params.ts";
+import { CANCELLED, check, newError, toError } from "../native/status.ts";
+import { byteLength, type DType } from "./dtype.ts";
+import { type HostArray, Tensor } from "./tensor.ts";
+
+/** Which backend a device is. */
+export type DeviceKind = "cpu" | "cuda";
+
+/** CPU instruction sets, weakest first. */
+export type Isa = "portable" | "avx2" | "avx512" | "avx512_bf16";
+
+const ISA: Record<Isa, number> = { portable: 1, avx2: 2, avx512: 3, avx512_bf16: 4 };
+
+/** Options of {@linkcode openDevice}. */
+export interface DeviceOptions {
+  /** Backend. Default `MINFERENCE_DEVICE`, else `"auto"`: a GPU where there is one, else the CPU. */
+  kind?: DeviceKind | "auto";
+  /** CUDA ordinal. Default 0. */
+  index?: number;
+  /** CPU threads. Default `MINFERENCE_THREADS`, else one per core. */
+  threads?: number;
+  /** Path of libminference.so; else `MINFERENCE_LIB`, then the checkout's build folder, then the cache. */
+  library?: string | URL;
+  /** Most bytes of tensors this device may hold. Default no limit. */
+  memoryLimit?: number;
+  /** Highest CPU instruction set to use. Default `MINFERENCE_ISA`, else what the CPU has. */
+  isa?: Isa;
+  /** Force the portable (sm_80) CUDA kernels. Default `MINFERENCE_SM80=1`. */
+  portableKernels?: boolean;
+  /** Accumulate time per operation for {@linkcode Device.timings}. Default false. */
+  profile?: boolean;
+}
+
+/** What a device is. */
+export interface DeviceInfo {
+  /** Backend. */
+  readonly kind: DeviceKind;
+  /** Marketing name. */
+  readonly name: string;
+  /** CPU threads, or multiprocessors. */
+  readonly units: number;
+  /** Instruction set in use, or kernel path (`sm_90`, `sm_80`). */
+  readonly path: string;
+  /** CUDA compute capability, e.g. `[9, 0]`; `[0, 0]` on the CPU. */
+  readonly computeCapability: readonly [number, number];
+  /** Memory of the device in bytes. */
+  readonly totalMemory: number;
+  /** Free memory in bytes. */
+  readonly freeMemory: number;
+  /** Bytes in tensors of this device. */
+  readonly allocated: number;
+  /** Most bytes in tensors so far. */
+  readonly peak: number;
+}
+
+/** Common options of calls that wait. */
+export interface CallOptions {
+  /** Stops the work; the call then rejects with `signal.reason`. */
+  signal?: AbortSignal;
+}
+
+/** Bytes an operation needs beside its operands. */
+export interface Plan {
+  /** Workspace in bytes. */
+  readonly workspace: number;
+  /** Work list in bytes (index operation alone). */
+  readonly list: number;
+}
+
+/** Counters of a device's queue. */
+export interface QueueProgress {
+  /** Operations submitted since the device was opened. */
+  readonly submitted: number;
+  /** Operations completed. */
+  readonly completed: number;
+}
+
+const INFO_BYTES = 192;
+
+/**
+ * A device: an in-order queue and its memory. Made by {@linkcode openDevice}.
+ *
+ * Operations are queued without waiting; {@linkcode Device.sync} waits. Calls that read or write tensors
+ * take their turn in the queue.
+ */
+export class Device implements AsyncDisposable {
+  readonly #native: Native;
+  #handle: bigint;
+  #tail: Promise<unknown> = Promise.resolve();
+  // Tensors that were dropped without disposal. Holds the handles only, never the tensors.
+  readonly #finalizer: FinalizationRegistry<bigint>;
+
+  /** @ignore Use {@linkcode openDevice}. */
+  constructor(
+    native: Native,
+    handle: bigint,
+    /** Backend. */
+    readonly kind: DeviceKind,
+  ) {
+    this.#native = native;
+    this.#handle = handle;
+    this.#finalizer = new FinalizationRegistry((buffer) => {
+      if (environment("MINFERENCE_DEBUG")) console.error("minference: a tensor was not disposed");
+      if (this.#handle !== 0n) this.#native.mi_free(this.#handle, buffer, newError());
+    });
+  }
+
+  /** True after disposal. */
+  get disposed(): boolean {
+    return this.#handle === 0n;
+  }
+
+  get #open(): bigint {
+    if (this.#handle === 0n) throw new MInferenceError("DISPOSED", "the device was closed");
+    return this.#handle;
+  }
+
+  #call(name: string, call: (device: bigint, error: Uint8Array<ArrayBuffer>) => number): void {
+    const error = newError();
+    check(name, call(this.#open, error), error);
+  }
+
+  async #wait(
+    name: string,
+    call: (device: bigint, error: Uint8Array<ArrayBuffer>) => Promise<number>,
+  ): Promise<void> {
+    const error = newError();
+    check(name, await call(this.#open, error), error);
+  }
+
+  /** A snapshot of the device's properties. */
+  info(): DeviceInfo {
+    const bytes = new Uint8Array(INFO_BYTES);
+    const view = new DataView(bytes.buffer);
+    view.setUint32(0, INFO_BYTES, true);
+    this.#call("info", (device, error) => this.#native.mi_device_info_get(device, bytes, error));
+    const path = view.getInt32(24, true);
+    const isa = Object.entries(ISA).find(([, code]) => code === path)?.[0] ?? "portable";
+    return {
+      kind: this.kind,
+      name: new TextDecoder().decode(bytes.subarray(64, bytes.indexOf(0, 64))),
+      units: view.getInt32(12, true),
+      path: this.kind === "cpu" ? isa : `sm_${path}`,
+      computeCapability: [view.getInt32(16, true), view.getInt32(20, true)],
+      totalMemory: Number(view.getBigUint64(32, true)),
+      freeMemory: Number(view.getBigUint64(40, true)),
+      allocated: Number(view.getBigUint64(48, true)),
+      peak: Number(view.getBigUint64(56, true)),
+    };
+  }
+
+  /**
+   * Allocates a tensor.
+   *
+   * @param shape Dimensions, outermost first.
+   * @param options `dtype` (default f32) and `data` to fill it with; without data the contents are undefined.
+   * @throws {MInferenceError} `OUT_OF_MEMORY` with bytes wanted and available, `SHAPE` if the data does not fit.
+   */
+  tensor(shape: readonly number[], options: { dtype?: DType; data?: HostArray } = {}): Tensor {
+    if (shape.length === 0 || !shape.every((n) => Number.isSafeInteger(n) && n > 0)) {
+      throw new MInferenceError("SHAPE", `dimensions must be positive integers, got [${shape}]`, {
+        details: { shape },
+      });
+    }
+    const { dtype = "f32", data } = options;
+    const elements = shape.reduce((a, b) => a * b, 1);
+    const bytes = byteLength(dtype, elements);
+    const out = new BigUint64Array(1);
+    this.#call("allocate", (device, error) => {
+      return this.#native.mi_alloc(device, BigInt(bytes), new Uint8Array(out.buffer), error);
+    });
+    const tensor = new Tensor(this, shape, dtype, out[0]);
+    this.#finalizer.register(tensor, out[0], tensor);
+    if (data) {
+      try {
+        if (data.length !== elements && dtype in { f32: 0, f16: 0, bf16: 0, i32: 0, u32: 0 }) {
+          throw new MInferenceError(
+            "SHAPE",
+            `${data.length} elements given for tensor [${shape}] of ${elements}`,
+            { details: { given: data.length, shape } },
+          );
+        }
+        tensor.writeNow(data);
+      } catch (error) {
+        tensor.dispose();
+        throw error;
+      }
+    }
+    return tensor;
+  }
+
+  /** Queues an operation encoded by a struct of `native/params.ts`. */
+  submit(params: Uint8Array<ArrayBuffer>): void {
+    this.#call("submit", (device, error) => this.#native.mi_submit(device, params, error));
+  }
+
+  /** Bytes that an operation needs beside its operands; only shapes and dtypes of `params` count. */
+  plan(params: Uint8Array<ArrayBuffer>): Plan {
+    const out = new BigUint64Array(2);
+    const bytes = new Uint8Array(out.buffer);
+    this.#call("plan", (device, error) => this.#native.mi_plan(device, params, bytes, error));
+    return { workspace: Number(out[0]), list: Number(out[1]) };
+  }
+
+  /** Queues a copy of `bytes` bytes between two tensors. Offsets in bytes. */
+  copy(dst: Tensor, dstOffset: number, src: Tensor, srcOffset: number, bytes: number): void {
+    this.#call("copy", (device, error) =>
+      this.#native.mi_copy(
+        device,
+        dst.handle,
+        BigInt(dstOffset),
+        src.handle,
+        BigInt(srcOffset),
+        BigInt(bytes),
+        error,
+      ));
+  }
+
+  /**
+   * Waits for all queued work.
+   *
+   * @throws `signal.reason` on abort (queued work is dropped, the device stays usable), or the first failure.
+   */
+  async sync(options: CallOptions = {}): Promise<void> {
+    const { signal } = options;
+    const cancel = (): void => this.cancel();
+    if (signal?.aborted) cancel();
+    signal?.addEventListener("abort", cancel, { once: true });
+    const error = newError();
+    try {
+      const status = await this.#native.mi_sync(this.#open, error);
+      signal?.throwIfAborted();
+      if (status !== CANCELLED) check("sync", status, error);
+      else throw toError("sync", status, error);
+    } finally {
+      signal?.removeEventListener("abort", cancel);
+    }
+  }
+
+  /** Drops queued work and stops the running operation at its next tile. */
+  cancel(): void {
+    this.#call("cancel", (device, error) => this.#native.mi_cancel(device, error));
+  }
+
+  /** Counters of the queue. */
+  progress(): QueueProgress {
+    const out = new BigUint64Array(4);
+    const bytes = new Uint8Array(out.buffer);
+    this.#call("progress", (device, error) => this.#native.mi_progress(device, bytes, error));
+    return { submitted: Number(out[0]), completed: Number(out[1]) };
+  }
+
+  /** Milliseconds per operation since the last call, by name. Needs `profile: true`. */
+  timings(): Record<string, number> {
+    const out = new BigUint64Array(OP_COUNT);
+    const bytes = new Uint8Array(out.buffer);
+    this.#call("timings", (device, error) => this.#native.mi_timings(device, bytes, error));
+    const milliseconds: Record<string, number> = {};
+    out.forEach((nanoseconds, op) => {
+      const name = OP_NAMES[op];
+      if (nanoseconds) milliseconds[name] = (milliseconds[name] ?? 0) + Number(nanoseconds) / 1e6;
+    });
+    return milliseconds;
+  }
+
+  /**
+   * Runs `body` when no other exclusive body runs, in call order: sessions that share a device queue here.
+   */
+  exclusive<T>(body: () => Promise<T>): Promise<T> {
+    const run = this.#tail.then(body);
+    this.#tail = run.catch(() => {});
+    return run;
+  }
+
+  /**
+   * Streams a range of a file into a tensor, natively.
+   *
+   * @param tensor Destination.
+   * @param offset First byte to overwrite.
+   * @param path File.
+   * @param fileOffset First byte to read.
+   * @param bytes Bytes to read.
+   * @throws {MInferenceError} `IO` with the system's reason.
+   */
+  load(
+    tensor: Tensor,
+    offset: number,
+    path: string,
+    fileOffset: number,
+    bytes: number,
+  ): Promise<void> {
+    const name = new TextEncoder().encode(path + "\0");
+    return this.#wait("load", (device, error) =>
+      this.#native.mi_load(
+        device,
+        tensor.handle,
+        BigInt(offset),
+        name,
+        BigInt(fileOffset),
+        BigInt(bytes),
+        error,
+      ));
+  }
+
+  /** @ignore Used by {@linkcode Tensor.write}. */
+  writeBytes(buffer: bigint, offset: number, data: Uint8Array<ArrayBuffer>): Promise<void> {
+    return this.#wait("write", (device, error) =>
+      this.#native.mi_write(device, buffer, BigInt(offset), data, BigInt(data.length), error));
+  }
+
+  /** @ignore Used by {@linkcode Tensor.writeNow}. */
+  writeBytesNow(buffer: bigint, offset: number, data: Uint8Array<ArrayBuffer>): void {
+    this.#call("write", (device, error) => {
+      const bytes = BigInt(data.length);
+      return this.#native.mi_write_now(device, buffer, BigInt(offset), data, bytes, error);
+    });
+  }
+
+  /** @ignore Used by {@linkcode Tensor.readBytes}. */
+  readBytes(buffer: bigint, offset: number, out: Uint8Array<ArrayBuffer>): Promise<void> {
+    return this.#wait("read", (device, error) =>
+      this.#native.mi_read(device, buffer, BigInt(offset), out, BigInt(out.length), error));
+  }
+
+  /** @ignore Used by {@linkcode Tensor.dispose}. */
+  free(tensor: Tensor, buffer: bigint): void {
+    this.#finalizer.unregister(tensor);
+    // After the device is gone, so is its memory.
+    if (this.#handle !== 0n) this.#native.mi_free(this.#handle, buffer, newError());
+  }
+
+  /** Cancels what is queued, waits for what runs, frees every tensor. Idempotent. */
+  async dispose(): Promise<void> {
+    const handle = this.#handle;
+    if (handle === 0n) return;
+    this.#handle = 0n;
+    const error = newError();
+    check("close", await this.#native.mi_device_close(handle, error), error);
+  }
+
+  /** Same as {@linkcode Device.dispose}. */
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.dispose();
+  }
+}
+
+/**
+ * Number of devices of a kind: 1 for the CPU; for CUDA 0 where there is no driver, GPU or CUDA build.
+ *
+ * @param library As {@linkcode DeviceOptions.library}.
+ */
+export function deviceCount(kind: DeviceKind, library?: string | URL): number {
+  const error = newError();
+  const count = openLibrary(library).mi_device_count(DEVICE_KIND[kind], error);
+  return Math.max(0, count);
+}
+
+function chooseKind(native: Native, wanted: string): DeviceKind {
+  if (wanted === "cpu" || wanted === "cuda") return wanted;
+  if (wanted !== "auto") {
+    throw new MInferenceError("INVALID_ARGUMENT", `unknown device "${wanted}": cpu, cuda or auto`);
+  }
+  return native.mi_device_count(DEVICE_KIND.cuda, newError()) > 0 ? "cuda" : "cpu";
+}
+
+/**
+ * Opens a device.
+ *
+ * @param options Which one; by default a GPU where there is one, else the CPU.
+ * @throws {MInferenceError} `LIBRARY_NOT_FOUND`, `LIBRARY_ABI_MISMATCH`, `PERMISSION`, `NO_DEVICE` or
+ * `UNSUPPORTED_DEVICE`, with what to do.
+ *
+ * @example
+ * ```ts ignore
+ * await using device = await openDevice({ kind: "cpu", threads: 2 });
+ * console.log(device.info().name);
+ * ```
+ */
+export async function openDevice(options: DeviceOptions = {}): Promise<Device> {
+  const native = openLibrary(options.library);
+  const kind = chooseKind(native, options.kind ?? environment("MINFERENCE_DEVICE") ?? "auto");
+  const isaName = options.isa ?? environment("MINFERENCE_ISA");
+  if (isaName && !(isaName in ISA)) {
+    throw new MInferenceError(
+      "INVALID_ARGUMENT",
+      `unknown instruction set "${isaName}": ${Object.keys(ISA).join(", ")}`,
+    );
+  }
+  const portable = options.portableKernels ?? environment("MINFERENCE_SM80") === "1";
+  const cpuIsa = isaName ? ISA[isaName as Isa] : 0;
+  const params = deviceOptions.encode({
+    size: deviceOptions.size,
+    kind: DEVICE_KIND[kind],
+    index: options.index ?? 0,
+    threads: options.threads ?? Number(environment("MINFERENCE_THREADS") ?? 0),
+    memory_limit: options.memoryLimit ?? 0,
+    isa: kind === "cpu" ? cpuIsa : (portable ? 80 : 0),
+    profile: options.profile ? 1 : 0,
+  });
+  const out = new BigUint64Array(1);
+  const error = newError();
+  const handle = new Uint8Array(out.buffer);
+  check("open", await native.mi_device_open(params, handle, error), error);
+  return new Device(native, out[0], kind);
+}

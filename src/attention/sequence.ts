@@ -1,0 +1,230 @@
+/**
+ * The three native steps of sparse attention on one sequence, all heads: estimate, index, attend.
+ * Everything here only queues work; the caller awaits `device.sync()`.
+ *
+ * @module
+ */
+import type { Device } from "../device/device.ts";
+import { ABSENT, type Scratch } from "../device/scratch.ts";
+import * as params from "../native/params.ts";
+import type { Ref, View } from "../native/structs.ts";
+import type { HeadPattern } from "./patterns.ts";
+
+/** Shape of one sequence's attention. Query row r stands at position `kvLen - qLen + r`. */
+export interface SequenceShape {
+  /** Query heads. */
+  readonly qHeads: number;
+  /** Key/value heads; divides `qHeads`. */
+  readonly kvHeads: number;
+  /** Elements of a head: a multiple of 8 up to 256. */
+  readonly headDim: number;
+  /** Query rows. */
+  readonly qLen: number;
+  /** Keys. */
+  readonly kvLen: number;
+  /** Softmax scale. */
+  readonly scale: number;
+}
+
+/** Options of {@linkcode enqueueIndex}. */
+export interface IndexOptions {
+  /** Probe rows of the estimate, 1 to 64. Default 64 (arXiv 2407.02490, section 3.3). */
+  lastQ?: number;
+  /** A head denser than this is computed dense. Default 1: never. */
+  denseAbove?: number;
+  /** Measure the attention mass the list retains on the probe rows. Default false. */
+  measureMass?: boolean;
+  /** Receives `mi_head_stats` of every query head. */
+  stats?: Ref;
+  /** Holds the list; default the scratch of the other buffers, where the next index overwrites it. */
+  keep?: Scratch;
+}
+
+/** A work list in device memory. */
+export interface WorkList {
+  /** Where it is. */
+  readonly ref: Ref;
+  /** Its bytes. */
+  readonly bytes: number;
+}
+
+function shapeFields(shape: SequenceShape): {
+  q_heads: number;
+  kv_heads: number;
+  head_dim: number;
+  q_len: number;
+  kv_len: number;
+  scale: number;
+} {
+  return {
+    q_heads: shape.qHeads,
+    kv_heads: shape.kvHeads,
+    head_dim: shape.headDim,
+    q_len: shape.qLen,
+    kv_len: shape.kvLen,
+    scale: shape.scale,
+  };
+}
+
+/** Column sums, diagonal sums and log-sum-exp of the probe rows. */
+export interface Estimate {
+  /** f32 [qHeads, kvLen]: mass of each key. */
+  readonly vertical: Ref;
+  /** f32 [qHeads, kvLen]: mass of each distance. */
+  readonly slash: Ref;
+  /** f32 [qHeads, probe rows]. */
+  readonly lse: Ref;
+}
+
+/** Queues the last-queries estimate into `out`. */
+export function enqueueEstimate(
+  device: Device,
+  scratch: Scratch,
+  shape: SequenceShape,
+  q: View,
+  k: View,
+  out: Estimate,
+  lastQ = 64,
+): void {
+  const values = {
+    ...shapeFields(shape),
+    ...out,
+    q,
+    k,
+    last_q: lastQ,
+    workspace: ABSENT,
+    workspace_bytes: 0,
+  };
+  const { workspace } = device.plan(params.estimate.encode(values));
+  device.submit(params.estimate.encode({
+    ...values,
+    workspace: scratch.ref("workspace", workspace),
+    workspace_bytes: workspace,
+  }));
+}
+
+/** Buffers for an estimate of this shape. */
+export function estimateBuffers(scratch: Scratch, shape: SequenceShape, lastQ = 64): Estimate {
+  const sums = shape.qHeads * shape.kvLen * 4;
+  return {
+    vertical: scratch.ref("vertical", sums),
+    slash: scratch.ref("slash", sums),
+    lse: scratch.ref("probe lse", shape.qHeads * Math.min(lastQ, shape.qLen) * 4),
+  };
+}
+
+function encodePatterns(bytes: Uint8Array<ArrayBuffer>, patterns: readonly HeadPattern[]): void {
+  const view = new DataView(bytes.buffer);
+  const { forceSink, forceDiagonal, antidiagonal } = params.PATTERN_FLAG;
+  patterns.forEach((p, head) => {
+    const vs = p.kind === "vertical_slash" ? p : undefined;
+    const blocks = p.kind === "block_sparse" ? p : undefined;
+    const aShape = p.kind === "a_shape" ? p : undefined;
+    params.pattern.write(view, params.index.size + head * params.pattern.size, {
+      kind: params.PATTERN_KIND[p.kind],
+      selection: params.SELECTION[vs?.selection ?? "exact"],
+      vertical: vs?.vertical ?? 0,
+      slash: vs?.slash ?? 0,
+      mass: vs?.mass ?? 0,
+      sink: aShape?.sink ?? 0,
+      local: aShape?.local ?? 0,
+      top_k: blocks?.topK ?? 0,
+      flags: (blocks?.forceSink ? forceSink : 0) | (blocks?.forceDiagonal ? forceDiagonal : 0) |
+        (blocks?.score === "antidiagonal" ? antidiagonal : 0),
+    });
+  });
+}
+
+/**
+ * Queues the work list of every head: the estimate where a head needs it, then selection.
+ *
+ * @param patterns One resolved pattern per query head.
+ * @param estimate Sums made before by {@linkcode enqueueEstimate}; else they are made here.
+ * @returns The list.
+ */
+export function enqueueIndex(
+  device: Device,
+  scratch: Scratch,
+  shape: SequenceShape,
+  q: View,
+  k: View,
+  patterns: readonly HeadPattern[],
+  options: IndexOptions = {},
+  estimate?: Estimate,
+): WorkList {
+  const lastQ = options.lastQ ?? 64;
+  let sums: Estimate = estimate ?? { vertical: ABSENT, slash: ABSENT, lse: ABSENT };
+  if (!estimate && patterns.some((p) => p.kind === "vertical_slash")) {
+    sums = estimateBuffers(scratch, shape, lastQ);
+    enqueueEstimate(device, scratch, shape, q, k, sums, lastQ);
+  }
+  const encode = (listBytes: number, list: Ref, bytes: number, workspace: Ref) => {
+    const encoded = params.index.encode({
+      ...shapeFields(shape),
+      ...sums,
+      q,
+      k,
+      list,
+      stats: options.stats ?? ABSENT,
+      workspace,
+      list_bytes: listBytes,
+      workspace_bytes: bytes,
+      last_q: lastQ,
+      dense_above: options.denseAbove ?? 1,
+      measure_mass: options.measureMass ? 1 : 0,
+    }, patterns.length * params.pattern.size);
+    encodePatterns(encoded, patterns);
+    return encoded;
+  };
+  const plan = device.plan(encode(0, ABSENT, 0, ABSENT));
+  const list = (options.keep ?? scratch).ref("work list", plan.list);
+  const workspace = scratch.ref("workspace", plan.workspace);
+  device.submit(encode(plan.list, list, plan.workspace, workspace));
+  return { ref: list, bytes: plan.list };
+}
+
+/** Operands of {@linkcode enqueueAttention}. */
+export interface AttentionOperands {
+  /** [qHeads, qLen, headDim]. */
+  readonly q: View;
+  /** [kvHeads, kvLen, headDim]. */
+  readonly k: View;
+  /** [kvHeads, kvLen, headDim]. */
+  readonly v: View;
+  /** [qHeads, qLen, headDim]; may be `q`. */
+  readonly out: View;
+  /** f32 [qHeads, qLen], natural logarithm. */
+  readonly lse?: Ref;
+  /** Work list; without one every head is dense. */
+  readonly list?: WorkList;
+  /** Default true. */
+  readonly causal?: boolean;
+}
+
+/** Queues attention of one sequence, all heads. */
+export function enqueueAttention(
+  device: Device,
+  scratch: Scratch,
+  shape: SequenceShape,
+  operands: AttentionOperands,
+): void {
+  const values = {
+    ...shapeFields(shape),
+    q: operands.q,
+    k: operands.k,
+    v: operands.v,
+    out: operands.out,
+    lse: operands.lse ?? ABSENT,
+    list: operands.list?.ref ?? ABSENT,
+    list_bytes: operands.list?.bytes ?? 0,
+    causal: operands.causal === false ? 0 : 1,
+    workspace: ABSENT,
+    workspace_bytes: 0,
+  };
+  const { workspace } = device.plan(params.attention.encode(values));
+  device.submit(params.attention.encode({
+    ...values,
+    workspace: scratch.ref("workspace", workspace),
+    workspace_bytes: workspace,
+  }));
+}

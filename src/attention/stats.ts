@@ -1,0 +1,52 @@
+/**
+ * What the index builder reports of each head.
+ *
+ * @module
+ */
+import { headStats, PATTERN_KIND } from "../native/params.ts";
+
+/** One query head's work, as computed. */
+export interface HeadStats {
+  /** Pattern after the automatic choice: a head that would not pay is `dense`. */
+  readonly kind: "dense" | "a_shape" | "vertical_slash" | "block_sparse";
+  /** 64 x 64 tiles computed over those of dense causal attention. */
+  readonly density: number;
+  /** Attention mass on the computed cells, mean over the probe rows; 1 for dense, NaN if not measured. */
+  readonly retainedMean: number;
+  /** The same for the probe row that keeps least. */
+  readonly retainedMin: number;
+  /** Merged diagonal bands. */
+  readonly bands: number;
+  /** Single columns. */
+  readonly columns: number;
+  /** Tiles computed. */
+  readonly tiles: number;
+  /** Tiles of dense causal attention. */
+  readonly causalTiles: number;
+}
+
+const KINDS = Object.keys(PATTERN_KIND) as (keyof typeof PATTERN_KIND)[];
+
+/** Bytes of the statistics of `heads` heads. */
+export function statsBytes(heads: number): number {
+  return heads * headStats.size;
+}
+
+/** Reads `mi_head_stats[]`. */
+export function decodeStats(bytes: Uint8Array<ArrayBuffer>): HeadStats[] {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const { offsets, size } = headStats;
+  return Array.from({ length: bytes.byteLength / size }, (_, head) => {
+    const at = head * size;
+    return {
+      kind: KINDS[view.getUint32(at + offsets.kind, true)],
+      density: view.getFloat32(at + offsets.density, true),
+      retainedMean: view.getFloat32(at + offsets.retained_mean, true),
+      retainedMin: view.getFloat32(at + offsets.retained_min, true),
+      bands: view.getUint32(at + offsets.bands, true),
+      columns: view.getUint32(at + offsets.columns, true),
+      tiles: Number(view.getBigUint64(at + offsets.tiles, true)),
+      causalTiles: Number(view.getBigUint64(at + offsets.causal_tiles, true)),
+    };
+  });
+}

@@ -1,0 +1,74 @@
+/**
+ * MInference for Deno: fast prefill of very long prompts with dynamic sparse attention
+ * (arXiv 2407.02490), on one NVIDIA GPU or the CPU.
+ *
+ * Importing this module has no side effect; {@linkcode openDevice} and {@linkcode loadModel} open the
+ * native library.
+ *
+ * @example Answer a question about a long text
+ * ```ts ignore
+ * import { loadModel } from "@minference/minference";
+ *
+ * await using model = await loadModel("models/needle-27m");
+ * const book = await Deno.readTextFile("book.txt");
+ * const answer = model.generate(`${book}\nWhat is the pass key? The pass key is`, { maxTokens: 8 });
+ * console.log(await answer.text, (await answer.stats).ttftMs);
+ * ```
+ *
+ * @module
+ */
+export { MInferenceError } from "./src/native/errors.ts";
+export type { ErrorCode, MInferenceErrorOptions } from "./src/native/errors.ts";
+export { Device, deviceCount, openDevice } from "./src/device/device.ts";
+export type {
+  CallOptions,
+  DeviceInfo,
+  DeviceKind,
+  DeviceOptions,
+  Isa,
+  Plan,
+  QueueProgress,
+} from "./src/device/device.ts";
+export { Tensor } from "./src/device/tensor.ts";
+export type { HostArray, ViewOptions } from "./src/device/tensor.ts";
+export type { DType, FloatDType, QuantisedDType } from "./src/device/dtype.ts";
+export {
+  attention,
+  buildIndex,
+  estimate,
+  sparseAttention,
+  SparseIndex,
+} from "./src/attention/attention.ts";
+export type {
+  AttentionOptions,
+  AttentionResult,
+  BuildIndexOptions,
+  EstimateResult,
+  SequenceLengths,
+  ShapeOptions,
+  SparseAttentionOptions,
+} from "./src/attention/attention.ts";
+export { DEFAULT_PATTERN } from "./src/attention/patterns.ts";
+export type {
+  AShapePattern,
+  BlockSparsePattern,
+  DensePattern,
+  HeadPattern,
+  VerticalSlashPattern,
+} from "./src/attention/patterns.ts";
+export type { HeadStats } from "./src/attention/stats.ts";
+export { loadModel, Model } from "./src/model/model.ts";
+export type { LoadOptions, SessionOptions } from "./src/model/model.ts";
+export type { PatternChoice } from "./src/model/pattern_choice.ts";
+export { Session } from "./src/model/session.ts";
+export type { PrefillOptions, PrefillResult } from "./src/model/session.ts";
+export { Generation } from "./src/model/generation.ts";
+export type {
+  FinishReason,
+  GenerateOptions,
+  GenerationStats,
+  SamplingOptions,
+  TokenChunk,
+} from "./src/model/generation.ts";
+export type { MemoryPlan } from "./src/model/memory.ts";
+export type { OnProgress, Progress } from "./src/model/progress.ts";

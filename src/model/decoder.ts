@@ -1,0 +1,323 @@
+/**
+ * The Llama-family decoder, driven from TypeScript: what a layer is, in the order it runs.
+ *
+ * @module
+ */
+import { chooseDense, DENSE_ABOVE } from "../attention/cost.ts";
+import { type HeadPattern, resolvePattern } from "../attention/patterns.ts";
+import { enqueueAttention, enqueueIndex, type WorkList } from "../attention/sequence.ts";
+import { statsBytes } from "../attention/stats.ts";
+import type { CallOptions, Device } from "../device/device.ts";
+import type { FloatDType } from "../device/dtype.ts";
+import { convertCopy, embed, linear, rmsNorm, rope, sample, siluMul } from "../device/ops.ts";
+import type { SampleOptions } from "../device/ops.ts";
+import { Scratch } from "../device/scratch.ts";
+import type { Tensor } from "../device/tensor.ts";
+import type { Ref, View } from "../native/structs.ts";
+import type { ModelConfig } from "./config.ts";
+import type { KvCache } from "./kv_cache.ts";
+import type { LayerParameters, LinearParameters, ModelParameters } from "./parameters.ts";
+
+/** Rows per pass of the token-wise operations: bounds their workspace whatever the prompt's length. */
+export const ROW_CHUNK = 2048;
+
+/** Sparse attention of a forward pass. */
+export interface SparseOptions {
+  /** Patterns, [layer][query head]. */
+  readonly patterns: readonly (readonly HeadPattern[])[];
+  /** u8 [layers * statsBytes(heads)]: receives `mi_head_stats`; layers that run densely leave theirs. */
+  readonly stats?: Tensor;
+  /** Measure retained mass on the probe rows. */
+  readonly measureMass?: boolean;
+  /** Probe rows. Default 64. */
+  readonly lastQ?: number;
+  /** Compute a head densely where its list would not pay. Default true. */
+  readonly automatic?: boolean;
+}
+
+/** Options of {@linkcode Decoder.forward}. */
+export interface ForwardOptions extends CallOptions {
+  /** Sparse attention; dense without. */
+  readonly sparse?: SparseOptions;
+  /** Rows whose logits are wanted. Default `last`, which also spares the last layer every other row. */
+  readonly logits?: "last" | "all";
+  /** Called after each layer with the layers done. */
+  readonly onLayer?: (done: number) => void;
+  /** Called before a layer's attention with its queries and keys, for the pattern search. */
+  readonly inspect?: (layer: number, q: View, k: View, v: View) => Promise<void>;
+}
+
+/** A window of rows of the activations. */
+interface Rows {
+  readonly first: number;
+  readonly count: number;
+}
+
+function* chunks(first: number, end: number): Generator<Rows> {
+  for (let row = first; row < end; row += ROW_CHUNK) {
+    yield { first: row, count: Math.min(ROW_CHUNK, end - row) };
+  }
+}
+
+/** Runs tokens through the model on one device. Not reentrant: callers take turns. */
+export class Decoder implements Disposable {
+  readonly #scratch: Scratch;
+  readonly #act: FloatDType;
+
+  /**
+   * @param config What the model is.
+   * @param parameters Its weights.
+   * @param precision Arithmetic of the linear layers.
+   */
+  constructor(
+    readonly device: Device,
+    readonly config: ModelConfig,
+    readonly parameters: ModelParameters,
+    readonly precision: "f32" | "bf16",
+  ) {
+    this.#scratch = new Scratch(device);
+    this.#act = activationDtype(device);
+  }
+
+  /** Bytes of workspace held. */
+  get workspaceBytes(): number {
+    return this.#scratch.byteLength;
+  }
+
+  /** Frees workspace that long prompts left; the next pass takes what it needs. */
+  trim(): void {
+    this.#scratch[Symbol.dispose]();
+  }
+
+  /** [rows, dim] activations in a named buffer. */
+  #matrix(name: string, rows: number, dim: number): (row?: number) => View {
+    const dtype = this.#act;
+    const tensor = this.#scratch.buffer(name, rows * dim * (dtype === "f32" ? 4 : 2));
+    const base = tensor.view();
+    const size = dtype === "f32" ? 4 : 2;
+    const code = dtype === "f32" ? 0 : dtype === "f16" ? 1 : 2;
+    return (row = 0) => ({
+      ...base,
+      offset: row * dim * size,
+      rowStride: dim,
+      headStride: 0,
+      dtype: code,
+    });
+  }
+
+  #linear(x: View, p: LinearParameters, y: View, rows: number, accumulate = false): void {
+    const { bias } = p;
+    linear(this.device, this.#scratch, x, p.weight, y, rows, {
+      bias,
+      accumulate,
+      precision: this.precision,
+    });
+  }
+
+  /**
+   * Runs `tokens` at positions `cache length` on, appends their keys and values to the cache and computes
+   * logits.
+   *
+   * @param tokens Token ids, at least one.
+   * @param cache Cache with room for them.
+   * @param position Tokens the cache holds already.
+   * @param logits Receives f32 logits: [vocabulary] of the last token, or [tokens, vocabulary] of all.
+   */
+  async forward(
+    tokens: Uint32Array,
+    cache: KvCache,
+    position: number,
+    logits: Tensor,
+    options: ForwardOptions = {},
+  ): Promise<void> {
+    const { device, config, parameters } = this;
+    const rows = tokens.length;
+    const all = options.logits === "all";
+    const hidden = this.#matrix("hidden", rows, config.hiddenSize);
+    const ids = this.#scratch.buffer("ids", rows * 4);
+    await device.writeBytes(ids.handle, 0, new Uint8Array(new Int32Array(tokens).buffer));
+    embed(device, ids.ref(), parameters.embedding, hidden(), rows);
+    const angles = parameters.rope(position + rows);
+    for (let layer = 0; layer < config.layers; layer++) {
+      // Only the last row of the last layer reaches the logits.
+      const first = all || layer < config.layers - 1 ? 0 : rows - 1;
+      const weights = parameters.layers[layer];
+      const q = this.#project(weights, layer, hidden, rows, first, cache, position, angles);
+      const shape = {
+        qHeads: config.heads,
+        kvHeads: config.kvHeads,
+        headDim: config.headDim,
+        qLen: rows - first,
+        kvLen: position + rows,
+        scale: config.attentionScale,
+      };
+      const k = cache.keys(layer);
+      const v = cache.values(layer);
+      if (options.inspect) {
+        await device.sync(options);
+        await options.inspect(layer, q, k, v);
+      }
+      const list = this.#index(layer, shape, q, k, options.sparse);
+      enqueueAttention(device, this.#scratch, shape, { q, k, v, out: q, list });
+      this.#feedForward(weights, hidden, q, rows, first);
+      if (rows > 1) await device.sync(options); // bounds the queue: an abort waits for one layer at most
+      options.onLayer?.(layer + 1);
+    }
+    this.#logits(hidden, rows, all ? 0 : rows - 1, logits);
+    if (rows > 1) await device.sync(options);
+  }
+
+  /** Norm, q/k/v projections, rotary embedding; k and v go to the cache. Returns q of rows from `first`. */
+  #project(
+    weights: LayerParameters,
+    layer: number,
+    hidden: (row?: number) => View,
+    rows: number,
+    first: number,
+    cache: KvCache,
+    position: number,
+    angles: { invFreq: Ref; scale: number },
+  ): View {
+    const { device, config } = this;
+    const { heads, kvHeads, headDim, normEps: eps } = config;
+    const { rotaryDim, interleaved } = config.rope;
+    const q = this.#matrix("q", rows - first, heads * headDim);
+    const kv = this.#matrix("kv", Math.min(rows, ROW_CHUNK), kvHeads * headDim);
+    const normed = this.#matrix("normed", Math.min(rows, ROW_CHUNK), config.hiddenSize);
+    // [rows, heads * headDim] seen as [heads, rows, headDim].
+    const asHeads = (view: View): View => ({ ...view, headStride: headDim });
+    const turn = { headDim, rotaryDim, interleaved, scale: angles.scale };
+    for (const { first: row, count } of chunks(0, rows)) {
+      const at = position + row;
+      rmsNorm(device, hidden(row), weights.attentionNorm, normed(), {
+        rows: count,
+        dim: config.hiddenSize,
+        eps,
+      });
+      const perHead = { rows: count, heads: kvHeads, dim: headDim };
+      this.#linear(normed(), weights.k, kv(), count);
+      if (weights.kNorm) {
+        rmsNorm(device, asHeads(kv()), weights.kNorm, asHeads(kv()), { ...perHead, eps });
+      }
+      rope(device, asHeads(kv()), angles.invFreq, cache.keys(layer, at), {
+        ...turn,
+        rows: count,
+        heads: kvHeads,
+        position: at,
+      });
+      this.#linear(normed(), weights.v, kv(), count);
+      convertCopy(device, asHeads(kv()), cache.values(layer, at), perHead);
+      const skip = Math.max(0, first - row); // rows of this chunk whose q nobody needs
+      if (skip >= count) continue;
+      const target = asHeads(q(row + skip - first));
+      this.#linear(normed(skip), weights.q, target, count - skip);
+      const queries = { rows: count - skip, heads, dim: headDim };
+      if (weights.qNorm) rmsNorm(device, target, weights.qNorm, target, { ...queries, eps });
+      rope(device, target, angles.invFreq, target, {
+        ...turn,
+        rows: count - skip,
+        heads,
+        position: at + skip,
+      });
+    }
+    return asHeads(q());
+  }
+
+  /** The layer's work list, or undefined where dense attention is chosen. */
+  #index(
+    layer: number,
+    shape: Parameters<typeof enqueueIndex>[2],
+    q: View,
+    k: View,
+    sparse?: SparseOptions,
+  ): WorkList | undefined {
+    if (!sparse || shape.qLen === 1) return undefined; // decoding is dense, as upstream's
+    const { kind } = this.device;
+    const patterns = sparse.patterns[layer].map(resolvePattern);
+    const automatic = sparse.automatic ?? true;
+    if (patterns.every((p) => p.kind === "dense")) return undefined;
+    if (automatic && chooseDense(kind, shape, patterns)) return undefined;
+    return enqueueIndex(this.device, this.#scratch, shape, q, k, patterns, {
+      lastQ: sparse.lastQ,
+      measureMass: sparse.measureMass,
+      denseAbove: automatic ? DENSE_ABOVE[kind] : 1,
+      stats: sparse.stats?.ref(layer * statsBytes(shape.qHeads)),
+    });
+  }
+
+  /** Output projection, then norm, gate, up, down; both added to the residual stream. */
+  #feedForward(
+    weights: LayerParameters,
+    hidden: (row?: number) => View,
+    attended: View,
+    rows: number,
+    first: number,
+  ): void {
+    const { device, config } = this;
+    const { hiddenSize, intermediateSize, normEps: eps } = config;
+    const most = Math.min(rows - first, ROW_CHUNK);
+    const normed = this.#matrix("normed", most, hiddenSize);
+    const gate = this.#matrix("gate", most, intermediateSize);
+    const up = this.#matrix("up", most, intermediateSize);
+    const bytes = this.#act === "f32" ? 4 : 2;
+    for (const { first: row, count } of chunks(first, rows)) {
+      const from = { ...attended, headStride: 0 };
+      const offset = attended.offset + (row - first) * attended.rowStride * bytes;
+      this.#linear({ ...from, offset }, weights.output, hidden(row), count, true);
+      rmsNorm(device, hidden(row), weights.feedForwardNorm, normed(), {
+        rows: count,
+        dim: hiddenSize,
+        eps,
+      });
+      this.#linear(normed(), weights.gate, gate(), count);
+      this.#linear(normed(), weights.up, up(), count);
+      siluMul(device, gate(), up(), gate(), count, intermediateSize);
+      this.#linear(gate(), weights.down, hidden(row), count, true);
+    }
+  }
+
+  #logits(hidden: (row?: number) => View, rows: number, first: number, logits: Tensor): void {
+    const { device, config, parameters } = this;
+    const { hiddenSize, vocabSize, normEps: eps } = config;
+    const normed = this.#matrix("normed", Math.min(rows - first, ROW_CHUNK), hiddenSize);
+    for (const { first: row, count } of chunks(first, rows)) {
+      const size = { rows: count, dim: hiddenSize, eps };
+      rmsNorm(device, hidden(row), parameters.outputNorm, normed(), size);
+      const y = logits.view({ offset: (row - first) * vocabSize, rowStride: vocabSize });
+      this.#linear(normed(), { weight: parameters.output }, y, count);
+    }
+  }
+
+  /**
+   * Draws the next token.
+   *
+   * @param logits f32 [vocabulary].
+   * @param history Tokens the repetition penalty applies to.
+   */
+  async sample(logits: Tensor, options: SampleOptions, history: Uint32Array): Promise<number> {
+    const { device, config } = this;
+    const token = this.#scratch.buffer("token", 4);
+    let past: Ref | undefined;
+    if (options.repetitionPenalty !== 1 && history.length > 0) {
+      const buffer = this.#scratch.buffer("history", history.length * 4);
+      const bytes = new Uint8Array(new Int32Array(history).buffer);
+      await device.writeBytes(buffer.handle, 0, bytes);
+      past = buffer.ref();
+    }
+    const length = past ? history.length : 0;
+    sample(device, logits.ref(), token.ref(), config.vocabSize, options, past, length);
+    const bytes = new Uint8Array(4);
+    await device.readBytes(token.handle, 0, bytes);
+    return new Int32Array(bytes.buffer)[0];
+  }
+
+  /** Frees the workspace. */
+  [Symbol.dispose](): void {
+    this.#scratch[Symbol.dispose]();
+  }
+}
+
+/** Element type of activations: f32 on the CPU, bf16 on a GPU. */
+export function activationDtype(device: Device): FloatDType {
+  return device.kind === "cpu" ? "f32" : "bf16";
+}

@@ -1,0 +1,253 @@
+/**
+ * A loaded model.
+ *
+ * @module
+ */
+import type { HeadPattern } from "../attention/patterns.ts";
+import type { CallOptions, Device } from "../device/device.ts";
+import { openDevice } from "../device/device.ts";
+import type { FloatDType } from "../device/dtype.ts";
+import { MInferenceError } from "../native/errors.ts";
+import { type ChatMessage, renderChat } from "./chat.ts";
+import { type Checkpoint, openCheckpoint } from "./checkpoint.ts";
+import type { ModelConfig } from "./config.ts";
+import { activationDtype, Decoder, ROW_CHUNK } from "./decoder.ts";
+import { type GenerateOptions, Generation, type GenerationStats } from "./generation.ts";
+import type { TokenChunk } from "./generation.ts";
+import { KvCache, type KvShape } from "./kv_cache.ts";
+import { type MemoryPlan, planMemory } from "./memory.ts";
+import { loadParameters, type ModelParameters } from "./parameters.ts";
+import { choosePatterns, type PatternChoice } from "./pattern_choice.ts";
+import type { OnProgress } from "./progress.ts";
+import { Session } from "./session.ts";
+import type { Tokenizer } from "./tokenizer.ts";
+
+/** Options of {@linkcode loadModel}. */
+export interface LoadOptions extends CallOptions {
+  /** Device to load on. Default: one of its own, closed with the model. */
+  device?: Device;
+  /** Element type of the KV cache. Default bf16 where the device computes in bf16, else f16. */
+  kvDtype?: FloatDType;
+  /**
+   * Arithmetic of the linear layers. `bf16` (the default) allows operands rounded to bf16, or 8-bit blocks
+   * for q8_0 weights, where that is faster; sums are f32 either way.
+   */
+  precision?: "f32" | "bf16";
+  /** Most tokens of a session. Default the model's own limit; memory is taken as it fills. */
+  contextLength?: number;
+  /**
+   * Sparse patterns of the model's sessions: `auto` (the file beside the checkpoint, the built-in table,
+   * or a safe default), `dense`, a path of a pattern file, or patterns as [layer][head]. Default `auto`.
+   */
+  patterns?: PatternChoice;
+  /** Receives loading progress. */
+  onProgress?: OnProgress;
+}
+
+/** Options of {@linkcode Model.createSession}. */
+export interface SessionOptions {
+  /** Most tokens it may hold. Default the model's. */
+  contextLength?: number;
+  /** Sparse patterns. Default the model's. */
+  patterns?: PatternChoice;
+}
+
+/** A model on a device. Made by {@linkcode loadModel}. */
+export class Model implements AsyncDisposable {
+  readonly #parameters: ModelParameters;
+  readonly #decoder: Decoder;
+  readonly #kv: KvShape;
+  readonly #ownsDevice: boolean;
+  readonly #contextLength: number;
+  #disposed = false;
+
+  /** @ignore Use {@linkcode loadModel}. */
+  constructor(
+    /** Where it runs. */
+    readonly device: Device,
+    /** The files it came from. */
+    readonly checkpoint: Checkpoint,
+    /** Text to ids and back. */
+    readonly tokenizer: Tokenizer,
+    /** Patterns of its sessions, [layer][head]; null for dense attention. */
+    readonly patterns: readonly (readonly HeadPattern[])[] | null,
+    parts: {
+      parameters: ModelParameters;
+      kv: KvShape;
+      precision: "f32" | "bf16";
+      contextLength: number;
+      ownsDevice: boolean;
+    },
+  ) {
+    this.#parameters = parts.parameters;
+    this.#kv = parts.kv;
+    this.#contextLength = parts.contextLength;
+    this.#ownsDevice = parts.ownsDevice;
+    this.#decoder = new Decoder(device, checkpoint.config, parts.parameters, parts.precision);
+  }
+
+  /** What the model is. */
+  get config(): ModelConfig {
+    return this.checkpoint.config;
+  }
+
+  /** Most tokens of a session. */
+  get contextLength(): number {
+    return this.#contextLength;
+  }
+
+  /** Runs tokens on the bare decoder: for the pattern search and for logits of every position. */
+  get decoder(): Decoder {
+    this.#check();
+    return this.#decoder;
+  }
+
+  /** An empty KV cache of the model's shape, for {@linkcode Model.decoder}. */
+  createCache(): KvCache {
+    this.#check();
+    return new KvCache(this.device, this.#kv);
+  }
+
+  #check(): void {
+    if (this.#disposed) throw new MInferenceError("DISPOSED", "the model was disposed");
+  }
+
+  /** Opens a session. Sessions of a model take turns on its device. */
+  async createSession(options: SessionOptions = {}): Promise<Session> {
+    this.#check();
+    const { contextLength = this.#contextLength, patterns } = options;
+    if (!Number.isInteger(contextLength) || contextLength < 1) {
+      throw new MInferenceError(
+        "INVALID_ARGUMENT",
+        `contextLength must be a positive integer, got ${contextLength}`,
+      );
+    }
+    if (contextLength > this.config.maxPositions) {
+      throw new MInferenceError(
+        "CONTEXT_OVERFLOW",
+        `a context of ${contextLength} exceeds the model's ${this.config.maxPositions} positions`,
+        { details: { contextLength, maxPositions: this.config.maxPositions } },
+      );
+    }
+    return new Session({
+      decoder: this.#decoder,
+      tokenizer: this.tokenizer,
+      cache: this.createCache(),
+      patterns: patterns === undefined
+        ? this.patterns
+        : await choosePatterns(patterns, this.checkpoint),
+      contextLength,
+    });
+  }
+
+  /** What a context of `tokens` would take, before taking it. */
+  planMemory(tokens: number): MemoryPlan {
+    this.#check();
+    return planMemory({
+      config: this.config,
+      kv: this.#kv,
+      weights: this.#parameters.byteLength,
+      activationBytes: activationDtype(this.device) === "f32" ? 4 : 2,
+      rowChunk: ROW_CHUNK,
+      free: this.device.info().freeMemory,
+    }, tokens);
+  }
+
+  /** One-shot generation in a session of its own. */
+  generate(prompt: string | Uint32Array, options: GenerateOptions = {}): Generation {
+    this.#check();
+    return new Generation(this.#oneShot(prompt, options));
+  }
+
+  async *#oneShot(
+    prompt: string | Uint32Array,
+    options: GenerateOptions,
+  ): AsyncGenerator<TokenChunk, GenerationStats> {
+    await using session = await this.createSession();
+    const generation = session.generate(prompt, options);
+    yield* generation;
+    return await generation.stats;
+  }
+
+  /**
+   * One-shot answer to a conversation, with the checkpoint's own chat template.
+   *
+   * @throws {MInferenceError} `UNSUPPORTED_MODEL` if the checkpoint has no template.
+   */
+  chat(messages: readonly ChatMessage[], options: GenerateOptions = {}): Generation {
+    this.#check();
+    const prompt = renderChat(this.checkpoint, messages, { addGenerationPrompt: true });
+    // The template writes the special tokens itself, begin-of-text included.
+    const ids = this.tokenizer.encode(prompt, { addSpecialTokens: false, parseSpecial: true });
+    return this.generate(ids, options);
+  }
+
+  /** Frees the weights (and the device, if the model opened it). Sessions must be disposed before. */
+  async dispose(): Promise<void> {
+    if (this.#disposed) return;
+    this.#disposed = true;
+    await this.device.exclusive(() => {
+      this.#decoder[Symbol.dispose]();
+      this.#parameters[Symbol.dispose]();
+      return Promise.resolve();
+    });
+    if (this.#ownsDevice) await this.device.dispose();
+  }
+
+  /** Same as {@linkcode Model.dispose}. */
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.dispose();
+  }
+}
+
+/**
+ * Loads a model.
+ *
+ * @param source A Hugging Face directory (config.json, tokenizer.json, safetensors) or a GGUF file.
+ * @param options Device, cache type, patterns, progress.
+ * @throws {MInferenceError} `CHECKPOINT` for missing or damaged files, `UNSUPPORTED_MODEL` naming what is not
+ * supported, `OUT_OF_MEMORY`; `signal.reason` on abort. Nothing stays allocated.
+ *
+ * @example
+ * ```ts ignore
+ * await using model = await loadModel("models/needle-27m");
+ * for await (const { text } of model.generate("The pass key is", { maxTokens: 8 })) console.log(text);
+ * ```
+ */
+export async function loadModel(source: string | URL, options: LoadOptions = {}): Promise<Model> {
+  const { signal } = options;
+  const checkpoint = await openCheckpoint(source);
+  const { config } = checkpoint;
+  const contextLength = options.contextLength ?? config.maxPositions;
+  if (contextLength > config.maxPositions) {
+    throw new MInferenceError(
+      "CONTEXT_OVERFLOW",
+      `a context of ${contextLength} exceeds the model's ${config.maxPositions} positions`,
+      { details: { contextLength, maxPositions: config.maxPositions } },
+    );
+  }
+  const patterns = await choosePatterns(options.patterns ?? "auto", checkpoint);
+  const tokenizer = await checkpoint.loadTokenizer();
+  signal?.throwIfAborted();
+  const device = options.device ?? await openDevice();
+  const ownsDevice = options.device === undefined;
+  try {
+    const parameters = await loadParameters(device, checkpoint, options);
+    const bf16 = device.kind === "cuda" || device.info().path === "avx512_bf16";
+    return new Model(device, checkpoint, tokenizer, patterns, {
+      parameters,
+      kv: {
+        layers: config.layers,
+        kvHeads: config.kvHeads,
+        headDim: config.headDim,
+        dtype: options.kvDtype ?? (bf16 ? "bf16" : "f16"),
+      },
+      precision: options.precision ?? "bf16",
+      contextLength,
+      ownsDevice,
+    });
+  } catch (error) {
+    if (ownsDevice) await device.dispose();
+    throw error;
+  }
+}

@@ -1,0 +1,396 @@
+/**
+ * A conversation with a model: the tokens held, their keys and values, and generation from them.
+ *
+ * @module
+ */
+import type { HeadPattern } from "../attention/patterns.ts";
+import { decodeStats, type HeadStats, statsBytes } from "../attention/stats.ts";
+import type { CallOptions } from "../device/device.ts";
+import type { SampleOptions } from "../device/ops.ts";
+import type { Tensor } from "../device/tensor.ts";
+import { MInferenceError } from "../native/errors.ts";
+import type { Decoder } from "./decoder.ts";
+import { Detokenizer } from "./detokenizer.ts";
+import {
+  type FinishReason,
+  type GenerateOptions,
+  Generation,
+  type GenerationStats,
+  StopMatcher,
+  type TokenChunk,
+} from "./generation.ts";
+import type { KvCache } from "./kv_cache.ts";
+import { type OnProgress, Reporter } from "./progress.ts";
+import type { Tokenizer } from "./tokenizer.ts";
+
+/** Options of {@linkcode Session.prefill}. */
+export interface PrefillOptions extends CallOptions {
+  /**
+   * `append` (the default) adds the prompt to what the session holds. `replace` makes the prompt the
+   * whole content: the longest prefix it shares with what is held is reused, the rest is dropped.
+   */
+  mode?: "append" | "replace";
+  /** Treat text of special tokens in the prompt as those tokens. Default true. */
+  parseSpecial?: boolean;
+  /** Measure retained attention mass per head. Default false. */
+  measureMass?: boolean;
+  /** Receives progress of tokenization and prefill. */
+  onProgress?: OnProgress;
+}
+
+/** Result of {@linkcode Session.prefill}. */
+export interface PrefillResult {
+  /** Tokens computed by this call. */
+  readonly tokens: number;
+  /** Tokens of the prompt that the session held already. */
+  readonly cachedTokens: number;
+  /** Milliseconds on the device, tokenization not included. */
+  readonly ms: number;
+  /** Mean fraction of attention tiles computed, over all layers and heads that run over the whole prompt. */
+  readonly density: number;
+  /** Per layer and query head; a layer that ran densely has none. */
+  readonly heads: readonly (readonly HeadStats[])[];
+  /** Milliseconds per operation, if the device was opened with `profile`. */
+  readonly timings: Readonly<Record<string, number>>;
+}
+
+/** What a session needs of its model. */
+export interface SessionParts {
+  /** Runs the tokens. Shared by the model's sessions, which take turns. */
+  readonly decoder: Decoder;
+  /** Text to ids and back. */
+  readonly tokenizer: Tokenizer;
+  /** Empty cache of its own. */
+  readonly cache: KvCache;
+  /** Patterns, [layer][head]; null for dense attention. */
+  readonly patterns: readonly (readonly HeadPattern[])[] | null;
+  /** Most tokens it may hold. */
+  readonly contextLength: number;
+}
+
+/** A KV cache and its history. Made by {@linkcode Model.createSession}. */
+export class Session implements AsyncDisposable {
+  readonly #parts: SessionParts;
+  readonly #cache: KvCache;
+  readonly #logits: Tensor; // f32 [vocabulary], of the last computed token
+  #tokens: number[] = [];
+  #computed = 0; // tokens whose keys and values are in the cache
+  #disposed = false;
+
+  /** @ignore Use {@linkcode Model.createSession}. */
+  constructor(parts: SessionParts) {
+    this.#parts = parts;
+    this.#cache = parts.cache;
+    this.#logits = parts.decoder.device.tensor([parts.decoder.config.vocabSize]);
+  }
+
+  /** Tokens held. */
+  get length(): number {
+    return this.#tokens.length;
+  }
+
+  /** Most tokens it may hold. */
+  get capacity(): number {
+    return this.#parts.contextLength;
+  }
+
+  /** Ids of the tokens held. */
+  get tokens(): Uint32Array<ArrayBuffer> {
+    return new Uint32Array(this.#tokens);
+  }
+
+  #check(): void {
+    if (this.#disposed) throw new MInferenceError("DISPOSED", "the session was disposed");
+  }
+
+  async #encode(
+    prompt: string | Uint32Array,
+    options: PrefillOptions,
+    atStart: boolean,
+  ): Promise<Uint32Array> {
+    if (typeof prompt !== "string") return prompt;
+    return await this.#parts.tokenizer.encodeAsync(prompt, {
+      addSpecialTokens: atStart,
+      parseSpecial: options.parseSpecial ?? true,
+      signal: options.signal,
+      onProgress: options.onProgress,
+    });
+  }
+
+  #checkTokens(tokens: Uint32Array, held: number): void {
+    if (held + tokens.length === 0) {
+      throw new MInferenceError("INVALID_ARGUMENT", "the prompt has no tokens");
+    }
+    const { vocabSize } = this.#parts.decoder.config;
+    const bad = tokens.findIndex((id) => id >= vocabSize);
+    if (bad >= 0) {
+      throw new MInferenceError(
+        "INVALID_ARGUMENT",
+        `token ${bad} has id ${tokens[bad]}, the vocabulary has ${vocabSize}`,
+        { details: { index: bad, id: tokens[bad], vocabSize } },
+      );
+    }
+    const { capacity } = this;
+    if (held + tokens.length > capacity) {
+      throw new MInferenceError(
+        "CONTEXT_OVERFLOW",
+        `${held} tokens held and ${tokens.length} more exceed the context of ${capacity}`,
+        { details: { held, tokens: tokens.length, capacity } },
+      );
+    }
+  }
+
+  /**
+   * Reads a prompt without generating.
+   *
+   * @param prompt Text (a begin-of-text token is added at position 0 where the model has one) or token ids.
+   * @throws {MInferenceError} `CONTEXT_OVERFLOW` with the numbers; `signal.reason` on abort. The session
+   * then holds what it held (with `replace`: the shared prefix).
+   */
+  async prefill(
+    prompt: string | Uint32Array,
+    options: PrefillOptions = {},
+  ): Promise<PrefillResult> {
+    this.#check();
+    const replace = options.mode === "replace";
+    const tokens = await this.#encode(prompt, options, replace || this.length === 0);
+    return await this.#parts.decoder.device.exclusive(async () => {
+      this.#check();
+      options.signal?.throwIfAborted();
+      const before = this.#tokens;
+      const kept = replace ? commonPrefix(this.#tokens, tokens) : this.length;
+      const added = replace ? tokens.subarray(kept) : tokens;
+      this.#checkTokens(added, kept);
+      this.#tokens = this.#tokens.slice(0, kept);
+      for (const id of added) this.#tokens.push(id);
+      // With nothing new, the last token is run again: its logits are wanted.
+      this.#computed = Math.min(this.#computed, kept, this.length - 1);
+      const cachedTokens = Math.min(kept, this.#computed);
+      try {
+        return { ...await this.#advance(options), cachedTokens };
+      } catch (error) {
+        // Keys and values of the kept prefix were not touched; its logits may have been.
+        this.#tokens = before.slice(0, kept);
+        this.#computed = Math.max(0, Math.min(this.#computed, kept - 1));
+        throw error;
+      }
+    });
+  }
+
+  /** Runs the tokens that are not in the cache yet, with the device to itself. */
+  async #advance(options: PrefillOptions): Promise<Omit<PrefillResult, "cachedTokens">> {
+    const { decoder, patterns } = this.#parts;
+    const { device, config } = decoder;
+    const tokens = new Uint32Array(this.#tokens.slice(this.#computed));
+    const start = performance.now();
+    this.#cache.reserve(this.length, this.#computed);
+    const report = new Reporter("prefill", tokens.length, options.onProgress);
+    const bytes = statsBytes(config.heads);
+    using stats = device.tensor([config.layers * bytes], { dtype: "u8" });
+    stats.writeNow(new Uint8Array(stats.byteLength));
+    device.timings(); // from here on
+    await decoder.forward(tokens, this.#cache, this.#computed, this.#logits, {
+      signal: options.signal,
+      sparse: patterns ? { patterns, stats, measureMass: options.measureMass } : undefined,
+      onLayer: (done) => report.update(Math.floor(tokens.length * done / config.layers)),
+    });
+    const heads = Array.from(
+      { length: config.layers },
+      (_, layer) => stats.readBytes(layer * bytes, bytes).then(decodeStats),
+    );
+    const perLayer = (await Promise.all(heads)).map((h) => h[0].causalTiles > 0 ? h : []);
+    this.#computed = this.length;
+    return {
+      tokens: tokens.length,
+      ms: performance.now() - start,
+      density: meanDensity(perLayer.slice(0, -1), config.heads),
+      heads: perLayer,
+      timings: device.timings(),
+    };
+  }
+
+  /** Logits after the last token held, f32 [vocabulary]. */
+  async logits(): Promise<Float32Array<ArrayBuffer>> {
+    this.#check();
+    return await this.#parts.decoder.device.exclusive(async () => {
+      await this.#decodeHeld();
+      return await this.#logits.read();
+    });
+  }
+
+  /** Brings the cache up to the tokens held: after a generation one drawn token is not in it. */
+  async #decodeHeld(signal?: AbortSignal): Promise<void> {
+    this.#check();
+    signal?.throwIfAborted();
+    if (this.length === 0) {
+      throw new MInferenceError("INVALID_ARGUMENT", "the session is empty: give a prompt");
+    }
+    if (this.#computed === this.length) return;
+    const { decoder } = this.#parts;
+    const tokens = new Uint32Array(this.#tokens.slice(this.#computed));
+    this.#cache.reserve(this.length, this.#computed);
+    await decoder.forward(tokens, this.#cache, this.#computed, this.#logits, { signal });
+    this.#computed = this.length;
+  }
+
+  /**
+   * Generates from what is held, after `prompt` if one is given.
+   *
+   * @param prompt Text or ids, appended first.
+   * @returns A lazy stream of pieces. On abort it ends with what it has and `finishReason: "abort"`, unless
+   * the prompt was not read yet: then it throws `signal.reason`.
+   */
+  generate(prompt?: string | Uint32Array, options: GenerateOptions = {}): Generation {
+    this.#check();
+    return new Generation(this.#generate(prompt, options));
+  }
+
+  async *#generate(
+    prompt: string | Uint32Array | undefined,
+    options: GenerateOptions,
+  ): AsyncGenerator<TokenChunk, GenerationStats> {
+    const { decoder, tokenizer } = this.#parts;
+    const { maxTokens = 512, signal } = options;
+    const started = performance.now();
+    const cachedTokens = this.length;
+    const prefill = prompt === undefined ? null : await this.prefill(prompt, options);
+    const promptTokens = this.length;
+    const eos = new Set(options.ignoreEos ? [] : decoder.config.eosIds);
+    const detokenizer = new Detokenizer(tokenizer);
+    const stops = new StopMatcher(options.stop ?? []);
+    const sampling = resolveSampling(options);
+    let finishReason: FinishReason = "length";
+    let completionTokens = 0;
+    let firstAt = started;
+    let stopped = false;
+    try {
+      while (completionTokens < maxTokens && this.length < this.capacity) {
+        const token = await this.#draw(sampling, completionTokens, eos, signal);
+        if (completionTokens++ === 0) firstAt = performance.now();
+        if (token === null) {
+          finishReason = "stop";
+          break;
+        }
+        const piece = stops.push(detokenizer.push(token));
+        yield { text: piece.text, tokens: [token] };
+        if (piece.stopped) {
+          finishReason = "stop";
+          stopped = true;
+          break;
+        }
+      }
+    } catch (error) {
+      if (!signal?.aborted) throw error;
+      finishReason = "abort";
+    }
+    const rest = stopped ? "" : stops.push(detokenizer.flush()).text + stops.flush();
+    if (rest) yield { text: rest, tokens: [] };
+    const seconds = (performance.now() - firstAt) / 1000;
+    return {
+      promptTokens,
+      cachedTokens,
+      completionTokens,
+      ttftMs: firstAt - started,
+      prefillTps: prefill ? prefill.tokens / prefill.ms * 1000 : 0,
+      decodeTps: completionTokens > 1 ? (completionTokens - 1) / seconds : 0,
+      finishReason,
+    };
+  }
+
+  /** Draws one token and holds it; null if it ends the text. */
+  #draw(
+    sampling: ResolvedSampling,
+    step: number,
+    eos: ReadonlySet<number>,
+    signal?: AbortSignal,
+  ): Promise<number | null> {
+    const { decoder } = this.#parts;
+    return decoder.device.exclusive(async () => {
+      await this.#decodeHeld(signal);
+      const options = { ...sampling, step: BigInt(step) };
+      const token = await decoder.sample(this.#logits, options, this.tokens);
+      if (eos.has(token)) return null;
+      this.#tokens.push(token);
+      return token;
+    });
+  }
+
+  /**
+   * Drops the tokens after the first `length`.
+   *
+   * @throws {MInferenceError} `INVALID_ARGUMENT` if fewer are held.
+   */
+  truncate(length: number): void {
+    this.#check();
+    if (!Number.isInteger(length) || length < 0 || length > this.length) {
+      throw new MInferenceError(
+        "INVALID_ARGUMENT",
+        `cannot truncate ${this.length} tokens to ${length}`,
+        { details: { length, held: this.length } },
+      );
+    }
+    if (length === this.length) return;
+    this.#tokens.length = length;
+    // The logits of the last kept token are gone: it runs again when they are wanted.
+    this.#computed = Math.max(0, Math.min(this.#computed, length - 1));
+  }
+
+  /** A session of its own that starts with the same tokens, keys and values. */
+  fork(): Promise<Session> {
+    this.#check();
+    return this.#parts.decoder.device.exclusive(async () => {
+      this.#check();
+      const fork = new Session({ ...this.#parts, cache: this.#cache.clone(this.#computed) });
+      const { device } = this.#parts.decoder;
+      device.copy(fork.#logits, 0, this.#logits, 0, this.#logits.byteLength);
+      fork.#tokens = this.#tokens.slice();
+      fork.#computed = this.#computed;
+      await device.sync();
+      return fork;
+    });
+  }
+
+  /** Waits for the session's turn and frees its memory. Idempotent. */
+  async dispose(): Promise<void> {
+    if (this.#disposed) return;
+    this.#disposed = true;
+    await this.#parts.decoder.device.exclusive(() => {
+      this.#cache[Symbol.dispose]();
+      this.#logits.dispose();
+      return Promise.resolve();
+    });
+  }
+
+  /** Same as {@linkcode Session.dispose}. */
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.dispose();
+  }
+}
+
+function commonPrefix(a: readonly number[], b: Uint32Array): number {
+  let n = 0;
+  while (n < a.length && n < b.length && a[n] === b[n]) n++;
+  return n;
+}
+
+/** Over the layers that compute attention for every row. A head that ran densely counts 1. */
+function meanDensity(layers: readonly (readonly HeadStats[])[], heads: number): number {
+  let sum = 0;
+  for (const layer of layers) {
+    sum += layer.length === 0 ? heads : layer.reduce((s, head) => s + head.density, 0);
+  }
+  return layers.length === 0 ? 1 : sum / (layers.length * heads);
+}
+
+type ResolvedSampling = Omit<SampleOptions, "step">;
+
+function resolveSampling(options: GenerateOptions): ResolvedSampling {
+  return {
+    temperature: options.temperature ?? 0,
+    topK: options.topK ?? 0,
+    topP: options.topP ?? 1,
+    minP: options.minP ?? 0,
+    repetitionPenalty: options.repetitionPenalty ?? 1,
+    seed: BigInt(options.seed ?? crypto.getRandomValues(new Uint32Array(1))[0]),
+  };
+}

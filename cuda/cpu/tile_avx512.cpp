@@ -1,0 +1,119 @@
+// Micro-kernels for AVX-512 (F, BW, VL, DQ).
+#include "tile_isa.h"
+
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12's own intrinsics trip it (PR 105593)
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#include <immintrin.h>
+
+namespace mi::cpu {
+namespace {
+
+// One R x 16V block of C. 8 x 32 is the widest used: 16 accumulators hide the FMA's latency on every AVX-512
+// core, 64-row tiles divide evenly, and ten loads feed sixteen FMAs.
+template <int R, int V>
+void block(int64_t k, const float* a, int64_t a_row, int64_t a_col, const float* b, int64_t ldb, float* c,
+           int64_t ldc, bool accumulate) {
+  __m512 sum[R][V];
+  for (int i = 0; i < R; i++)
+    for (int v = 0; v < V; v++)
+      sum[i][v] = accumulate ? _mm512_loadu_ps(c + i * ldc + 16 * v) : _mm512_setzero_ps();
+  for (int64_t p = 0; p < k; p++, a += a_col, b += ldb) {
+    __m512 right[V];
+    for (int v = 0; v < V; v++) right[v] = _mm512_loadu_ps(b + 16 * v);
+    for (int i = 0; i < R; i++) {
+      const __m512 left = _mm512_set1_ps(a[i * a_row]);
+      for (int v = 0; v < V; v++) sum[i][v] = _mm512_fmadd_ps(left, right[v], sum[i][v]);
+    }
+  }
+  for (int i = 0; i < R; i++)
+    for (int v = 0; v < V; v++) _mm512_storeu_ps(c + i * ldc + 16 * v, sum[i][v]);
+}
+
+// All columns of R rows: A's rows stay in the first-level cache while B passes once.
+template <int R>
+void row_block(int64_t n, int64_t k, const float* a, int64_t a_row, int64_t a_col, const float* b, int64_t ldb,
+               float* c, int64_t ldc, bool accumulate) {
+  for (; n >= 32; n -= 32, b += 32, c += 32) block<R, 2>(k, a, a_row, a_col, b, ldb, c, ldc, accumulate);
+  if (n) block<R, 1>(k, a, a_row, a_col, b, ldb, c, ldc, accumulate);
+}
+
+}  // namespace
+
+namespace avx512 {
+
+void gemm(int64_t m, int64_t n, int64_t k, const float* a, int64_t a_row, int64_t a_col, const float* b,
+          int64_t ldb, float* c, int64_t ldc, bool accumulate) {
+  int64_t i = 0;
+  const auto run = [&](auto kernel, int64_t step) {
+    for (; i + step <= m; i += step) kernel(n, k, a + i * a_row, a_row, a_col, b, ldb, c + i * ldc, ldc, accumulate);
+  };
+  run(row_block<8>, 8);
+  run(row_block<4>, 4);
+  run(row_block<2>, 2);
+  run(row_block<1>, 1);
+}
+
+void column_max(int64_t rows, int64_t n, const float* s, int64_t ld, float* max) {
+  for (int64_t j = 0; j < n; j += 16) {
+    __m512 m0 = _mm512_loadu_ps(max + j), m1 = m0;
+    int64_t i = 0;
+    for (; i + 2 <= rows; i += 2) {  // max_ps returns its second operand when one is NaN
+      m0 = _mm512_max_ps(_mm512_loadu_ps(s + i * ld + j), m0);
+      m1 = _mm512_max_ps(_mm512_loadu_ps(s + (i + 1) * ld + j), m1);
+    }
+    if (i < rows) m0 = _mm512_max_ps(_mm512_loadu_ps(s + i * ld + j), m0);
+    _mm512_storeu_ps(max + j, _mm512_max_ps(m0, m1));
+  }
+}
+
+void exp2(int64_t rows, int64_t n, float* s, int64_t ld, float scale, const float* shift, float* sum) {
+  const __m512 c = _mm512_set1_ps(scale);
+  for (int64_t j = 0; j < n; j += 16) {
+    const __m512 m = _mm512_loadu_ps(shift + j);
+    __m512 total = _mm512_loadu_ps(sum + j);
+    for (int64_t i = 0; i < rows; i++) {
+      float* at = s + i * ld + j;
+      const __m512 x = _mm512_fmsub_ps(_mm512_loadu_ps(at), c, m);
+      const __m512 f = _mm512_reduce_ps(x, 1);  // x - floor(x); 0 for -inf
+      __m512 y = _mm512_set1_ps(kExp2F32[5]);
+      for (int d = 4; d >= 0; d--) y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(kExp2F32[d]));
+      y = _mm512_scalef_ps(y, x);  // y 2^floor(x), also where that leaves the normal range
+      total = _mm512_add_ps(total, y);
+      _mm512_storeu_ps(at, y);
+    }
+    _mm512_storeu_ps(sum + j, total);
+  }
+}
+
+void scale_columns(int64_t rows, int64_t n, float* c, int64_t ld, const float* factor) {
+  for (int64_t i = 0; i < rows; i++)
+    for (int64_t j = 0; j < n; j += 16)
+      _mm512_storeu_ps(c + i * ld + j, _mm512_mul_ps(_mm512_loadu_ps(c + i * ld + j), _mm512_loadu_ps(factor + j)));
+}
+
+// Four sums of one row hide the FMA's latency; further rows read w from the first-level cache.
+void dots(int64_t count, int64_t k, const float* rows, int64_t stride, const float* w, float* dots) {
+  for (int64_t i = 0; i < count; i++, rows += stride) {
+    __m512 sum[4] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps()};
+    int64_t p = 0;
+    for (; p + 64 <= k; p += 64)
+      for (int v = 0; v < 4; v++)
+        sum[v] = _mm512_fmadd_ps(_mm512_loadu_ps(rows + p + 16 * v), _mm512_loadu_ps(w + p + 16 * v), sum[v]);
+    for (; p < k; p += 16) {
+      const __mmask16 in = k - p >= 16 ? 0xffff : (__mmask16)((1u << (k - p)) - 1);
+      sum[0] = _mm512_fmadd_ps(_mm512_maskz_loadu_ps(in, rows + p), _mm512_maskz_loadu_ps(in, w + p), sum[0]);
+    }
+    dots[i] = _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(sum[0], sum[1]), _mm512_add_ps(sum[2], sum[3])));
+  }
+}
+
+}  // namespace avx512
+
+const TileKernels kTilesAvx512 = {
+    MI_ISA_AVX512, avx512::gemm, avx512::column_max, avx512::exp2, avx512::scale_columns, avx2::transpose,
+    avx512::dots,  nullptr,      nullptr,            nullptr,      nullptr,               nullptr, nullptr,
+};
+
+}  // namespace mi::cpu
+#endif

@@ -30,17 +30,21 @@ export function embed(device: Device, ids: Ref, table: Weight, out: View, rows: 
   }));
 }
 
-/** RMS normalisation over the last dimension of [heads, rows, dim] (arXiv 1910.07467). */
+/**
+ * RMS normalisation over the last dimension of [heads, rows, dim] (arXiv 1910.07467). A `residual` is
+ * added to x first, in place.
+ */
 export function rmsNorm(
   device: Device,
   x: View,
   weight: Ref,
   out: View,
   size: { rows: number; dim: number; heads?: number; eps: number },
+  residual: View = ABSENT_VIEW,
 ): void {
   device.submit(params.rmsNorm.encode({
     x,
-    residual: ABSENT_VIEW,
+    residual,
     weight,
     out,
     rows: size.rows,

@@ -149,7 +149,7 @@ export class Decoder implements Disposable {
         headDim: config.headDim,
         qLen: rows - first,
         kvLen: position + rows,
-        scale: config.attentionScale,
+        scale: 1 / Math.sqrt(config.headDim),
       };
       const k = cache.keys(layer);
       const v = cache.values(layer);
@@ -261,19 +261,32 @@ export class Decoder implements Disposable {
     const up = this.#matrix("up", most, intermediateSize);
     const bytes = this.#act === "f32" ? 4 : 2;
     for (const { first: row, count } of chunks(first, rows)) {
-      const from = { ...attended, headStride: 0 };
+      const size = { rows: count, dim: hiddenSize, eps };
       const offset = attended.offset + (row - first) * attended.rowStride * bytes;
-      this.#linear({ ...from, offset }, weights.output, hidden(row), count, true);
-      rmsNorm(device, hidden(row), weights.feedForwardNorm, normed(), {
-        rows: count,
-        dim: hiddenSize,
-        eps,
-      });
+      const from = { ...attended, headStride: 0, offset };
+      this.#addLinear(from, weights.output, hidden(row), size, weights.attentionPostNorm);
+      rmsNorm(device, hidden(row), weights.feedForwardNorm, normed(), size);
       this.#linear(normed(), weights.gate, gate(), count);
       this.#linear(normed(), weights.up, up(), count);
       siluMul(device, gate(), up(), gate(), count, intermediateSize);
-      this.#linear(gate(), weights.down, hidden(row), count, true);
+      this.#addLinear(gate(), weights.down, hidden(row), size, weights.feedForwardPostNorm);
     }
+  }
+
+  /** hidden += x wᵀ, or the norm of it where the model has one before the residual (GLM-4). */
+  #addLinear(
+    x: View,
+    p: LinearParameters,
+    hidden: View,
+    size: { rows: number; dim: number; eps: number },
+    postNorm?: Ref,
+  ): void {
+    if (!postNorm) return this.#linear(x, p, hidden, size.rows, true);
+    const update = this.#matrix("update", size.rows, size.dim)();
+    this.#linear(x, p, update, size.rows);
+    rmsNorm(this.device, update, postNorm, update, size);
+    // The sum is wanted, not the norm of it: that lands on `update` and is dropped.
+    rmsNorm(this.device, hidden, postNorm, update, size, update);
   }
 
   #logits(hidden: (row?: number) => View, rows: number, first: number, logits: Tensor): void {

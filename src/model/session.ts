@@ -10,7 +10,6 @@ import type { SampleOptions } from "../device/ops.ts";
 import type { Tensor } from "../device/tensor.ts";
 import { MInferenceError } from "../native/errors.ts";
 import type { Decoder } from "./decoder.ts";
-import { Detokenizer } from "./detokenizer.ts";
 import {
   type FinishReason,
   type GenerateOptions,
@@ -109,11 +108,12 @@ export class Session implements AsyncDisposable {
     atStart: boolean,
   ): Promise<Uint32Array> {
     if (typeof prompt !== "string") return prompt;
+    const report = new Reporter("tokenize", prompt.length, options.onProgress);
     return await this.#parts.tokenizer.encodeAsync(prompt, {
       addSpecialTokens: atStart,
       parseSpecial: options.parseSpecial ?? true,
       signal: options.signal,
-      onProgress: options.onProgress,
+      onProgress: (done) => report.update(done),
     });
   }
 
@@ -256,7 +256,7 @@ export class Session implements AsyncDisposable {
     const prefill = prompt === undefined ? null : await this.prefill(prompt, options);
     const promptTokens = this.length;
     const eos = new Set(options.ignoreEos ? [] : decoder.config.eosIds);
-    const detokenizer = new Detokenizer(tokenizer);
+    const detokenizer = tokenizer.detokenizer();
     const stops = new StopMatcher(options.stop ?? []);
     const sampling = resolveSampling(options);
     let finishReason: FinishReason = "length";
@@ -271,7 +271,7 @@ export class Session implements AsyncDisposable {
           finishReason = "stop";
           break;
         }
-        const piece = stops.push(detokenizer.push(token));
+        const piece = stops.push(detokenizer.add(token));
         yield { text: piece.text, tokens: [token] };
         if (piece.stopped) {
           finishReason = "stop";

@@ -1,0 +1,160 @@
+/**
+ * Pattern files: which sparse pattern each head of a model has, as the reference implementation's offline search writes
+ * it (arXiv 2407.02490, section 3.2): a list over the layers of `{"head": [pattern, vertical, slash, score]}`.
+ *
+ * @module
+ */
+import { fileURLToPath } from "node:url";
+import { DEFAULT_PATTERN, type HeadPattern } from "../attention/patterns.ts";
+import { MInferenceError } from "../native/errors.ts";
+import { checkpointError, isObject, readTextIfThere } from "./file.ts";
+
+/** The model a pattern file is read for. */
+export interface PatternTarget {
+  /** Decoder layers. */
+  readonly layers: number;
+  /** Query heads of a layer. */
+  readonly heads: number;
+  /** For errors. */
+  readonly modelName?: string;
+}
+
+/** Key blocks of a block-sparse head: the file has no field for it, the reference uses 100. */
+const BLOCK_SPARSE_TOP_K = 100;
+
+function parseHead(where: string, layer: number, head: number, value: unknown): HeadPattern {
+  const fail = (message: string): MInferenceError =>
+    checkpointError(where, `layer ${layer}, head ${head}: ${message}`, { layer, head });
+  if (!Array.isArray(value) || value.length < 3) {
+    throw fail(`${JSON.stringify(value)} is not [pattern, vertical, slash, score]`);
+  }
+  const [pattern, vertical, slash] = value;
+  const size = (name: string, n: unknown, least: number): number => {
+    if (!Number.isSafeInteger(n) || (n as number) < least || (n as number) > 0x7fffffff) {
+      throw fail(`${name} is ${JSON.stringify(n)}, an integer from ${least} is needed`);
+    }
+    return n as number;
+  };
+  switch (pattern) {
+    case "vertical_and_slash":
+      return {
+        kind: "vertical_slash",
+        vertical: size("vertical size", vertical, 0),
+        slash: size("slash size", slash, 0),
+      };
+    case "stream_llm":
+      return {
+        kind: "a_shape",
+        sink: size("sink size", vertical, 0),
+        local: size("local size", slash, 1),
+      };
+    case "block_sparse":
+      return { kind: "block_sparse", topK: BLOCK_SPARSE_TOP_K };
+    default:
+      throw fail(
+        `unknown pattern ${
+          JSON.stringify(pattern)
+        }; known are vertical_and_slash, stream_llm, block_sparse`,
+      );
+  }
+}
+
+/**
+ * Interprets the contents of a pattern file.
+ *
+ * @param where Where it comes from, for errors.
+ * @param text JSON.
+ * @param target The model; heads the file does not name get {@linkcode DEFAULT_PATTERN}.
+ * @returns Patterns as [layer][query head].
+ * @throws {MInferenceError} `CHECKPOINT` naming layer and head, or the numbers of layers and heads that do not fit.
+ */
+export function parsePatterns(where: string, text: string, target: PatternTarget): HeadPattern[][] {
+  const { layers, heads, modelName = "the model" } = target;
+  let list: unknown;
+  try {
+    list = JSON.parse(text);
+  } catch (cause) {
+    throw checkpointError(where, `not valid JSON (${(cause as Error).message})`, {}, cause);
+  }
+  if (!Array.isArray(list)) throw checkpointError(where, "not a list of layers");
+  if (list.length !== layers) {
+    throw checkpointError(where, `patterns of ${list.length} layers, ${modelName} has ${layers}`, {
+      given: list.length,
+      layers,
+    });
+  }
+  return list.map((entry: unknown, layer) => {
+    if (!isObject(entry)) {
+      throw checkpointError(where, `layer ${layer} is not an object of heads`, { layer });
+    }
+    const patterns: HeadPattern[] = Array(heads).fill(DEFAULT_PATTERN);
+    for (const [key, value] of Object.entries(entry)) {
+      const head = /^\d{1,6}$/.test(key) ? Number(key) : -1;
+      if (head < 0 || head >= heads) {
+        throw checkpointError(
+          where,
+          `layer ${layer}: head ${JSON.stringify(key)}, ${modelName} has heads 0 to ${heads - 1}`,
+          { layer, head: key, heads },
+        );
+      }
+      patterns[head] = parseHead(where, layer, head, value);
+    }
+    return patterns;
+  });
+}
+
+async function download(url: URL): Promise<string> {
+  let response: Response;
+  try {
+    response = await fetch(url);
+  } catch (cause) {
+    const denied = cause instanceof Deno.errors.NotCapable;
+    throw new MInferenceError(
+      denied ? "PERMISSION" : "NETWORK",
+      denied
+        ? `no permission to fetch ${url}: run with --allow-net=${url.host}`
+        : `cannot fetch ${url}: ${(cause as Error).message}`,
+      { cause, details: { url: url.href } },
+    );
+  }
+  const text = await response.text();
+  if (!response.ok) {
+    throw new MInferenceError("NETWORK", `cannot fetch ${url}: status ${response.status}`, {
+      details: { url: url.href, status: response.status },
+    });
+  }
+  return text;
+}
+
+/**
+ * Reads a pattern file.
+ *
+ * @param source A path, or a file:, http: or https: URL.
+ * @param target The model.
+ * @returns Patterns as [layer][query head].
+ * @throws {MInferenceError} `IO`, `PERMISSION` or `NETWORK` where it cannot be read, else as {@linkcode parsePatterns}.
+ *
+ * @example
+ * ```ts ignore
+ * const patterns = await readPatternFile("Llama_3_8B_kv_out.json", { layers: 32, heads: 32 });
+ * ```
+ */
+export async function readPatternFile(
+  source: string | URL,
+  target: PatternTarget,
+): Promise<HeadPattern[][]> {
+  const url = source instanceof URL
+    ? source
+    : /^(file|https?):/.test(source)
+    ? new URL(source)
+    : undefined;
+  if (url !== undefined && url.protocol !== "file:") {
+    return parsePatterns(url.href, await download(url), target);
+  }
+  const path = url === undefined ? source as string : fileURLToPath(url);
+  const text = await readTextIfThere(path);
+  if (text === undefined) {
+    throw new MInferenceError("IO", `no pattern file ${path}`, { details: { path } });
+  }
+  return parsePatterns(path, text, target);
+}

@@ -5,7 +5,12 @@
  */
 import { chooseDense, DENSE_ABOVE } from "../attention/cost.ts";
 import { type HeadPattern, resolvePattern } from "../attention/patterns.ts";
-import { enqueueAttention, enqueueIndex, type WorkList } from "../attention/sequence.ts";
+import {
+  enqueueAttention,
+  enqueueIndex,
+  type SequenceShape,
+  type WorkList,
+} from "../attention/sequence.ts";
 import { statsBytes } from "../attention/stats.ts";
 import type { CallOptions, Device } from "../device/device.ts";
 import type { FloatDType } from "../device/dtype.ts";
@@ -43,8 +48,25 @@ export interface ForwardOptions extends CallOptions {
   readonly logits?: "last" | "all";
   /** Called after each layer with the layers done. */
   readonly onLayer?: (done: number) => void;
-  /** Called before a layer's attention with its queries and keys, for the pattern search. */
-  readonly inspect?: (layer: number, q: View, k: View, v: View) => Promise<void>;
+  /**
+   * Called before each layer's attention with its operands, queries of every row, for the pattern search.
+   * It may queue work of its own; its attention must not write to q.
+   */
+  readonly inspect?: (operands: LayerOperands) => Promise<void>;
+}
+
+/** What a layer's attention works on. */
+export interface LayerOperands {
+  /** Which layer. */
+  readonly layer: number;
+  /** Sizes and softmax scale. */
+  readonly shape: SequenceShape;
+  /** [heads, rows, headDim]. */
+  readonly q: View;
+  /** [kvHeads, kvLen, headDim]. */
+  readonly k: View;
+  /** [kvHeads, kvLen, headDim]. */
+  readonly v: View;
 }
 
 /** A window of rows of the activations. */
@@ -140,7 +162,8 @@ export class Decoder implements Disposable {
     const angles = parameters.rope(position + rows);
     for (let layer = 0; layer < config.layers; layer++) {
       // Only the last row of the last layer reaches the logits.
-      const first = all || layer < config.layers - 1 ? 0 : rows - 1;
+      const whole = all || options.inspect || layer < config.layers - 1;
+      const first = whole ? 0 : rows - 1;
       const weights = parameters.layers[layer];
       const q = this.#project(weights, layer, hidden, rows, first, cache, position, angles);
       const shape = {
@@ -155,7 +178,7 @@ export class Decoder implements Disposable {
       const v = cache.values(layer);
       if (options.inspect) {
         await device.sync(options);
-        await options.inspect(layer, q, k, v);
+        await options.inspect({ layer, shape, q, k, v });
       }
       const list = this.#index(layer, shape, q, k, options.sparse);
       enqueueAttention(device, this.#scratch, shape, { q, k, v, out: q, list });
@@ -226,7 +249,7 @@ export class Decoder implements Disposable {
   /** The layer's work list, or undefined where dense attention is chosen. */
   #index(
     layer: number,
-    shape: Parameters<typeof enqueueIndex>[2],
+    shape: SequenceShape,
     q: View,
     k: View,
     sparse?: SparseOptions,

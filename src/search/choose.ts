@@ -1,0 +1,62 @@
+/**
+ * Picks a head's pattern from its measurements.
+ *
+ * @module
+ */
+import type { Measurement } from "./measure.ts";
+
+/** What a head must keep. */
+export interface Thresholds {
+  /** Least mean recall (retained attention mass). */
+  readonly recallMean: number;
+  /** Least recall of the 5th percentile of rows. */
+  readonly recallLow: number;
+}
+
+/** Objectives of the search. */
+export type Objective =
+  /** Cheapest pattern whose recall passes the thresholds at every length (Qwen2.5-1M's refinement, arXiv 2501.15383). */
+  | { readonly kind: "recall"; readonly thresholds: Thresholds }
+  /** Least output error within a cost budget relative to dense (the paper's algorithm 1). */
+  | { readonly kind: "error"; readonly budget: number }
+  /** Most retained mass within a cost budget (upstream's shipped code). */
+  | { readonly kind: "mass"; readonly budget: number };
+
+/** Default: measured on needle-27m; see docs/notes/search.md. */
+export const DEFAULT_OBJECTIVE: Objective = {
+  kind: "recall",
+  thresholds: { recallMean: 0.95, recallLow: 0.8 },
+};
+
+function cheapest(measurements: readonly Measurement[]): Measurement {
+  return measurements.reduce((best, m) => m.ms < best.ms ? m : best);
+}
+
+/**
+ * Picks one candidate.
+ *
+ * @param lengths Measurements of one head, [length][candidate], the same candidates at every length; the
+ * last length is the longest, its cost counts.
+ * @param objective What to optimise.
+ * @returns The choice, as measured at the longest length. Dense attention is always among the candidates,
+ * so there is always one.
+ */
+export function choose(
+  lengths: readonly (readonly Measurement[])[],
+  objective: Objective,
+): Measurement {
+  const longest = lengths[lengths.length - 1];
+  const dense = longest.find((m) => m.pattern.kind === "dense")!;
+  if (objective.kind === "recall") {
+    const { recallMean, recallLow } = objective.thresholds;
+    const passes = (m: Measurement): boolean =>
+      m.recallMean >= recallMean && m.recallLow >= recallLow;
+    return cheapest(longest.filter((_, c) => lengths.every((at) => passes(at[c]))));
+  }
+  const affordable = longest.filter((m) => m.ms <= objective.budget * dense.ms);
+  if (affordable.length === 0) return cheapest(longest);
+  return affordable.reduce((best, m) => {
+    const better = objective.kind === "error" ? m.error < best.error : m.recallMean > best.recallMean;
+    return better ? m : best;
+  });
+}

@@ -13,8 +13,7 @@ void block(int64_t k, const float* a, int64_t a_row, int64_t a_col, const float*
            int64_t ldc, bool accumulate) {
   __m256 sum[R][2];
   for (int i = 0; i < R; i++)
-    for (int v = 0; v < 2; v++)
-      sum[i][v] = accumulate ? _mm256_loadu_ps(c + i * ldc + 8 * v) : _mm256_setzero_ps();
+    for (int v = 0; v < 2; v++) sum[i][v] = _mm256_setzero_ps();
   for (int64_t p = 0; p < k; p++, a += a_col, b += ldb) {
     const __m256 b0 = _mm256_loadu_ps(b), b1 = _mm256_loadu_ps(b + 8);
     for (int i = 0; i < R; i++) {
@@ -23,8 +22,11 @@ void block(int64_t k, const float* a, int64_t a_row, int64_t a_col, const float*
       sum[i][1] = _mm256_fmadd_ps(left, b1, sum[i][1]);
     }
   }
-  for (int i = 0; i < R; i++)
-    for (int v = 0; v < 2; v++) _mm256_storeu_ps(c + i * ldc + 8 * v, sum[i][v]);
+  for (int i = 0; i < R; i++, c += ldc)
+    for (int v = 0; v < 2; v++) {
+      if (accumulate) sum[i][v] = _mm256_add_ps(sum[i][v], _mm256_loadu_ps(c + 8 * v));
+      _mm256_storeu_ps(c + 8 * v, sum[i][v]);
+    }
 }
 
 void gemm(int64_t m, int64_t n, int64_t k, const float* a, int64_t a_row, int64_t a_col, const float* b,

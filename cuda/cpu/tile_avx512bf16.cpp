@@ -17,12 +17,11 @@ __m512bh pair_of(const uint16_t* a) {
 
 // As the f32 block in tile_avx512.cpp; one step takes two elements of k.
 template <int R, int V>
-void block(int64_t pairs, const uint16_t* a, int64_t a_row, int64_t a_col, const uint32_t* b, int64_t ldb, float* c,
-           int64_t ldc, bool accumulate) {
+__attribute__((noinline)) void block(int64_t pairs, const uint16_t* a, int64_t a_row, int64_t a_col,
+                                     const uint32_t* b, int64_t ldb, float* c, int64_t ldc, bool accumulate) {
   __m512 sum[R][V];
   for (int i = 0; i < R; i++)
-    for (int v = 0; v < V; v++)
-      sum[i][v] = accumulate ? _mm512_loadu_ps(c + i * ldc + 16 * v) : _mm512_setzero_ps();
+    for (int v = 0; v < V; v++) sum[i][v] = _mm512_setzero_ps();
   for (int64_t p = 0; p < pairs; p++, a += a_col, b += ldb) {
     __m512bh right[V];
     for (int v = 0; v < V; v++) right[v] = (__m512bh)_mm512_loadu_si512(b + 16 * v);
@@ -31,28 +30,27 @@ void block(int64_t pairs, const uint16_t* a, int64_t a_row, int64_t a_col, const
       for (int v = 0; v < V; v++) sum[i][v] = _mm512_dpbf16_ps(sum[i][v], left, right[v]);
     }
   }
-  for (int i = 0; i < R; i++)
-    for (int v = 0; v < V; v++) _mm512_storeu_ps(c + i * ldc + 16 * v, sum[i][v]);
+  for (int i = 0; i < R; i++, c += ldc)
+    for (int v = 0; v < V; v++) {
+      if (accumulate) sum[i][v] = _mm512_add_ps(sum[i][v], _mm512_loadu_ps(c + 16 * v));
+      _mm512_storeu_ps(c + 16 * v, sum[i][v]);
+    }
 }
 
-template <int V>
-void rows(int64_t m, int64_t pairs, const uint16_t* a, int64_t a_row, int64_t a_col, const uint32_t* b, int64_t ldb,
-          float* c, int64_t ldc, bool accumulate) {
+template <int R, int V>
+void strip(int64_t m, int64_t pairs, const uint16_t* a, int64_t a_row, int64_t a_col, const uint32_t* b, int64_t ldb,
+           float* c, int64_t ldc, bool accumulate) {
   int64_t i = 0;
-  const auto run = [&](auto kernel, int64_t step) {
-    for (; i + step <= m; i += step)
-      kernel(pairs, a + i * a_row, a_row, a_col, b, ldb, c + i * ldc, ldc, accumulate);
-  };
-  run(block<8, V>, 8);
-  run(block<4, V>, 4);
-  run(block<2, V>, 2);
-  run(block<1, V>, 1);
+  for (; i + R <= m; i += R) block<R, V>(pairs, a + i * a_row, a_row, a_col, b, ldb, c + i * ldc, ldc, accumulate);
+  for (; i < m; i++) block<1, V>(pairs, a + i * a_row, a_row, a_col, b, ldb, c + i * ldc, ldc, accumulate);
 }
 
 void gemm_bf16(int64_t m, int64_t n, int64_t k, const uint16_t* a, int64_t a_row, int64_t a_col, const uint32_t* b,
                int64_t ldb, float* c, int64_t ldc, bool accumulate) {
-  for (; n >= 32; n -= 32, b += 32, c += 32) rows<2>(m, k / 2, a, a_row, a_col, b, ldb, c, ldc, accumulate);
-  if (n) rows<1>(m, k / 2, a, a_row, a_col, b, ldb, c, ldc, accumulate);
+  int64_t j = 0;
+  for (; j + 64 <= n; j += 64) strip<4, 4>(m, k / 2, a, a_row, a_col, b + j, ldb, c + j, ldc, accumulate);
+  for (; j + 32 <= n; j += 32) strip<8, 2>(m, k / 2, a, a_row, a_col, b + j, ldb, c + j, ldc, accumulate);
+  if (j < n) strip<8, 1>(m, k / 2, a, a_row, a_col, b + j, ldb, c + j, ldc, accumulate);
 }
 
 __m512 exp2(__m512 x) {

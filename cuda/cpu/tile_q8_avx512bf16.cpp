@@ -16,36 +16,53 @@ __m512i quad_of(const int8_t* a) {
 }
 
 // One R x 16V block of C. vpdpbusd takes unsigned times signed bytes: the panel is the unsigned side, and the sums of
-// a block start at `offset`, which takes its shift of 128 out again.
+// a block start at `offset`, which takes its shift of 128 out again. Not inlined: see tile_avx512.cpp.
 template <int R, int V>
-void block(int64_t blocks, const int8_t* quants, const float* scales, const int32_t* offset, int64_t stride,
-           const uint32_t* panel, const float* panel_scales, int64_t ldb, float* c, int64_t ldc, bool accumulate) {
+__attribute__((noinline)) void block(int64_t blocks, Q8Rows a, int64_t stride, const uint32_t* panel,
+                                     const float* panel_scales, int64_t ldb, float* c, int64_t ldc, bool accumulate) {
   __m512 sum[R][V];
   for (int i = 0; i < R; i++)
-    for (int v = 0; v < V; v++)
-      sum[i][v] = accumulate ? _mm512_loadu_ps(c + i * ldc + 16 * v) : _mm512_setzero_ps();
+    for (int v = 0; v < V; v++) sum[i][v] = _mm512_setzero_ps();
   for (int64_t b = 0; b < blocks; b++) {
     __m512i dot[R][V];
     for (int i = 0; i < R; i++)
-      for (int v = 0; v < V; v++) dot[i][v] = _mm512_set1_epi32(offset[i * stride + b]);
+      for (int v = 0; v < V; v++) dot[i][v] = _mm512_set1_epi32(a.offset[i * stride]);
+#pragma GCC unroll 8
     for (int p = 0; p < 8; p++) {
       __m512i right[V];
-      for (int v = 0; v < V; v++) right[v] = _mm512_loadu_si512(panel + (8 * b + p) * ldb + 16 * v);
+      for (int v = 0; v < V; v++) right[v] = _mm512_loadu_si512(panel + p * ldb + 16 * v);
       for (int i = 0; i < R; i++) {
-        const __m512i left = quad_of(quants + 32 * (i * stride + b) + 4 * p);
+        const __m512i left = quad_of(a.quants + 32 * i * stride + 4 * p);
         for (int v = 0; v < V; v++) dot[i][v] = _mm512_dpbusd_epi32(dot[i][v], right[v], left);
       }
     }
     for (int v = 0; v < V; v++) {
-      const __m512 column = _mm512_loadu_ps(panel_scales + b * ldb + 16 * v);
+      const __m512 column = _mm512_loadu_ps(panel_scales + 16 * v);
       for (int i = 0; i < R; i++) {
-        const __m512 scale = _mm512_mul_ps(column, _mm512_set1_ps(scales[i * stride + b]));
+        const __m512 scale = _mm512_mul_ps(column, _mm512_set1_ps(a.scales[i * stride]));
         sum[i][v] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[i][v]), scale, sum[i][v]);
       }
     }
+    a.quants += 32, a.scales++, a.offset++;
+    panel += 8 * ldb, panel_scales += ldb;
   }
-  for (int i = 0; i < R; i++)
-    for (int v = 0; v < V; v++) _mm512_storeu_ps(c + i * ldc + 16 * v, sum[i][v]);
+  for (int i = 0; i < R; i++, c += ldc)
+    for (int v = 0; v < V; v++) {
+      if (accumulate) sum[i][v] = _mm512_add_ps(sum[i][v], _mm512_loadu_ps(c + 16 * v));
+      _mm512_storeu_ps(c + 16 * v, sum[i][v]);
+    }
+}
+
+template <int V>
+void strip(int64_t m, int64_t blocks, const Q8Rows& a, int64_t stride, const uint32_t* panel,
+           const float* panel_scales, int64_t ldb, float* c, int64_t ldc, bool accumulate) {
+  const auto from = [&](int64_t i) {
+    return Q8Rows{a.quants + 32 * i * stride, a.scales + i * stride, a.offset + i * stride};
+  };
+  int64_t i = 0;
+  for (; i + 4 <= m; i += 4)
+    block<4, V>(blocks, from(i), stride, panel, panel_scales, ldb, c + i * ldc, ldc, accumulate);
+  for (; i < m; i++) block<1, V>(blocks, from(i), stride, panel, panel_scales, ldb, c + i * ldc, ldc, accumulate);
 }
 
 }  // namespace
@@ -54,17 +71,10 @@ namespace vnni {
 
 void gemm_q8(int64_t m, int64_t n, int64_t blocks, const Q8Rows& a, int64_t stride, const uint32_t* panel,
              const float* panel_scales, int64_t ldb, float* c, int64_t ldc, bool accumulate) {
-  for (int64_t j = 0; j < n; j += 16) {
-    int64_t i = 0;
-    const auto run = [&](auto kernel, int64_t step) {
-      for (; i + step <= m; i += step)
-        kernel(blocks, a.quants + 32 * i * stride, a.scales + i * stride, a.offset + i * stride, stride, panel + j,
-               panel_scales + j, ldb, c + i * ldc + j, ldc, accumulate);
-    };
-    run(block<8, 1>, 8);
-    run(block<4, 1>, 4);
-    run(block<1, 1>, 1);
-  }
+  int64_t j = 0;
+  for (; j + 32 <= n; j += 32)
+    strip<2>(m, blocks, a, stride, panel + j, panel_scales + j, ldb, c + j, ldc, accumulate);
+  if (j < n) strip<1>(m, blocks, a, stride, panel + j, panel_scales + j, ldb, c + j, ldc, accumulate);
 }
 
 void quantise_q8(int64_t blocks, const float* x, int8_t* quants, float* scales, int32_t* offset) {

@@ -1,0 +1,196 @@
+// Sessions on the real model: reading in parts, reuse, forks, aborts, two at once.
+import assert from "node:assert/strict";
+import { loadModel } from "../../src/model/model.ts";
+import type { Session } from "../../src/model/session.ts";
+import { device, failure, relativeError } from "../support.ts";
+
+const folder = new URL("../../models/needle-27m/", import.meta.url);
+const model = await loadModel(folder, { device });
+const novel = (await Deno.readTextFile(new URL("haystack.txt", folder))).slice(2000);
+
+const NEEDLE = " One of the special magic numbers for tall-lantern is: 7482913. ";
+const QUESTION = "\nWhat is the special magic number for tall-lantern mentioned in the provided text? " +
+  "The special magic number for tall-lantern mentioned in the provided text is";
+
+function prompt(characters: number): string {
+  const middle = novel.indexOf(" ", characters / 3);
+  return novel.slice(0, middle) + NEEDLE + novel.slice(middle, characters) + QUESTION;
+}
+
+async function answer(session: Session): Promise<string> {
+  return (await session.generate(undefined, { maxTokens: 10, stop: ["."] }).text).trim();
+}
+
+Deno.test("a needle in 3K tokens is found, densely and sparsely", async () => {
+  for (const patterns of ["dense", "auto"] as const) {
+    await using session = await model.createSession({ patterns });
+    await session.prefill(prompt(10_000));
+    assert.equal(await answer(session), "7482913");
+  }
+});
+
+Deno.test("reading in parts gives the logits of reading at once", async () => {
+  const ids = await model.tokenizer.encodeAsync(prompt(6000));
+  await using whole = await model.createSession({ patterns: "dense" });
+  await whole.prefill(ids);
+  const expected = await whole.logits();
+  for (const cut of [1, 64, 777, ids.length - 1]) {
+    await using parts = await model.createSession({ patterns: "dense" });
+    await parts.prefill(ids.subarray(0, cut));
+    await parts.prefill(ids.subarray(cut));
+    assert.equal(parts.length, ids.length);
+    const error = relativeError(await parts.logits(), expected);
+    assert.ok(error < 2e-2, `cut at ${cut}: error ${error}`);
+  }
+});
+
+Deno.test("replace reuses the longest shared prefix", async () => {
+  await using session = await model.createSession({ patterns: "dense" });
+  const first = await session.prefill(prompt(4000), { mode: "replace" });
+  assert.equal(first.cachedTokens, 0);
+  const other = prompt(4000).replace(QUESTION, "\nWhat is the pass key? The pass key is");
+  const second = await session.prefill(other, { mode: "replace" });
+  assert.ok(second.cachedTokens > 900, `${second.cachedTokens}`);
+  assert.ok(second.tokens < 40, `${second.tokens}`);
+  // The same prompt again: one token runs, for its logits.
+  const third = await session.prefill(other, { mode: "replace" });
+  assert.equal(third.tokens, 1);
+  await using fresh = await model.createSession({ patterns: "dense" });
+  await fresh.prefill(other);
+  assert.ok(relativeError(await session.logits(), await fresh.logits()) < 2e-2);
+});
+
+Deno.test("a truncated session goes on as if the rest had never been", async () => {
+  const ids = model.tokenizer.encode(prompt(4000));
+  await using session = await model.createSession({ patterns: "dense" });
+  await session.prefill(ids);
+  await session.generate(undefined, { maxTokens: 5 }).text;
+  session.truncate(ids.length);
+  assert.equal(await answer(session), "7482913");
+  assert.equal((await failure(() => session.truncate(session.length + 1))).code, "INVALID_ARGUMENT");
+});
+
+Deno.test("a fork goes its own way", async () => {
+  await using session = await model.createSession({ patterns: "dense" });
+  await session.prefill(prompt(4000));
+  await using fork = await session.fork();
+  const before = await session.logits();
+  await fork.prefill(" something else entirely");
+  assert.deepEqual(await session.logits(), before);
+  assert.equal(await answer(session), "7482913");
+});
+
+Deno.test("sessions used at once take turns and answer right", async () => {
+  const answers = await Promise.all([1, 2, 3].map(async (n) => {
+    await using session = await model.createSession();
+    await session.prefill(prompt(3000 + 500 * n));
+    return await answer(session);
+  }));
+  assert.deepEqual(answers, ["7482913", "7482913", "7482913"]);
+});
+
+Deno.test("an aborted prefill returns within 200 ms, rejects with the reason, and the session goes on", async () => {
+  await using session = await model.createSession({ patterns: "dense" });
+  await session.prefill("The pass key is 48213. Remember it. 48213 is the pass key.");
+  const held = session.length;
+  const long = model.tokenizer.encode(novel.slice(0, 60_000));
+  const controller = new AbortController();
+  const reason = new Error("changed my mind");
+  const pending = session.prefill(long, { signal: controller.signal });
+  await new Promise((resolve) => setTimeout(resolve, 700));
+  const aborted = performance.now();
+  controller.abort(reason);
+  await assert.rejects(pending, reason);
+  const took = performance.now() - aborted;
+  assert.ok(took < 200, `took ${took} ms`);
+  assert.equal(session.length, held);
+  await session.prefill(" What is the pass key? The pass key is");
+  assert.equal(await answer(session), "48213");
+});
+
+Deno.test("an aborted generation keeps its text", async () => {
+  await using session = await model.createSession({ patterns: "dense" });
+  await session.prefill(novel.slice(0, 500));
+  const controller = new AbortController();
+  const generation = session.generate(undefined, {
+    maxTokens: 10_000,
+    signal: controller.signal,
+    ignoreEos: true,
+  });
+  let tokens = 0;
+  for await (const chunk of generation) {
+    tokens += chunk.tokens.length;
+    if (tokens === 5) controller.abort();
+  }
+  const stats = await generation.stats;
+  assert.equal(stats.finishReason, "abort");
+  assert.equal(stats.completionTokens, 5);
+});
+
+Deno.test("leaving the loop stops a generation; its stream can be a response body", async () => {
+  await using session = await model.createSession({ patterns: "dense" });
+  await session.prefill(novel.slice(0, 500));
+  for await (const _ of session.generate(undefined, { maxTokens: 1000, ignoreEos: true })) break;
+  const length = session.length;
+  const generation = session.generate(undefined, { maxTokens: 4, ignoreEos: true });
+  const text = await new Response(generation.toReadableStream()).text();
+  assert.equal(text, await generation.text);
+  assert.equal(session.length, length + 4);
+});
+
+Deno.test("seeded sampling repeats itself; other seeds differ", async () => {
+  await using session = await model.createSession({ patterns: "dense" });
+  await session.prefill(novel.slice(0, 800));
+  const draw = async (seed: number): Promise<string> => {
+    await using fork = await session.fork();
+    return await fork.generate(undefined, { maxTokens: 24, temperature: 1, topP: 0.95, seed }).text;
+  };
+  const [a, b, c] = [await draw(1), await draw(1), await draw(2)];
+  assert.equal(a, b);
+  assert.notEqual(a, c);
+});
+
+Deno.test("prompts beyond the context are refused with the numbers, never cut", async () => {
+  await using session = await model.createSession({ contextLength: 100, patterns: "dense" });
+  const error = await failure(() => session.prefill(novel.slice(0, 2000)));
+  assert.equal(error.code, "CONTEXT_OVERFLOW");
+  assert.equal(error.details.capacity, 100);
+  assert.ok((error.details.tokens as number) > 400);
+  assert.equal(session.length, 0);
+  const ids = await failure(() => session.prefill(new Uint32Array([9000])));
+  assert.match(ids.message, /9000.*8192/);
+  assert.equal((await failure(() => session.prefill(new Uint32Array()))).code, "INVALID_ARGUMENT");
+});
+
+Deno.test("a disposed session refuses use", async () => {
+  const session = await model.createSession();
+  await session.dispose();
+  await session.dispose();
+  assert.equal((await failure(() => session.prefill("x"))).code, "DISPOSED");
+});
+
+Deno.test("a memory plan holds what a prefill takes", async () => {
+  const ids = model.tokenizer.encode(prompt(24_000));
+  const plan = model.planMemory(ids.length);
+  assert.ok(plan.fits && plan.maxContext > ids.length);
+  await using session = await model.createSession();
+  const before = device.info().allocated;
+  await session.prefill(ids);
+  const taken = device.info().peak - before;
+  assert.ok(taken <= (plan.kvCache + plan.workspace) * 1.15, `${taken} of ${plan.total}`);
+});
+
+Deno.test("repeated load, prefill, abort and dispose leave no memory behind", async () => {
+  const ids = model.tokenizer.encode(prompt(2500));
+  const round = async (): Promise<number> => {
+    await using other = await loadModel(folder, { device, patterns: "dense" });
+    await using session = await other.createSession();
+    const controller = new AbortController();
+    setTimeout(() => controller.abort(), 30);
+    await session.prefill(ids, { signal: controller.signal }).catch(() => {});
+    return 0;
+  };
+  const before = device.info().allocated;
+  for (let i = 0; i < 5; i++) await round();
+  assert.equal(device.info().allocated, before);
+});

@@ -5,7 +5,7 @@
  * @module
  */
 import { fileURLToPath } from "node:url";
-import { DEFAULT_PATTERN, type HeadPattern } from "../attention/patterns.ts";
+import { DEFAULT_PATTERN, type HeadPattern, resolvePattern } from "../attention/patterns.ts";
 import { MInferenceError } from "../native/errors.ts";
 import { checkpointError, isObject, readTextIfThere } from "./file.ts";
 
@@ -18,6 +18,12 @@ export interface PatternTarget {
   /** For errors. */
   readonly modelName?: string;
 }
+
+/**
+ * Key of a layer under which this package's search says what the list cannot: `{"head": {"pattern": ...}}`, with the
+ * density and recall it measured. The reference implementation looks heads up by number and never sees it.
+ */
+export const PATTERNS_KEY = "minference";
 
 /** Key blocks of a block-sparse head: the file has no field for it, the reference uses 100. */
 const BLOCK_SPARSE_TOP_K = 100;
@@ -88,19 +94,39 @@ export function parsePatterns(where: string, text: string, target: PatternTarget
       throw checkpointError(where, `layer ${layer} is not an object of heads`, { layer });
     }
     const patterns: HeadPattern[] = Array(heads).fill(DEFAULT_PATTERN);
-    for (const [key, value] of Object.entries(entry)) {
+    const headOf = (key: string): number => {
       const head = /^\d{1,6}$/.test(key) ? Number(key) : -1;
-      if (head < 0 || head >= heads) {
-        throw checkpointError(
-          where,
-          `layer ${layer}: head ${JSON.stringify(key)}, ${modelName} has heads 0 to ${heads - 1}`,
-          { layer, head: key, heads },
-        );
-      }
+      if (head >= 0 && head < heads) return head;
+      throw checkpointError(
+        where,
+        `layer ${layer}: head ${JSON.stringify(key)}, ${modelName} has heads 0 to ${heads - 1}`,
+        { layer, head: key, heads },
+      );
+    };
+    const { [PATTERNS_KEY]: extension = {}, ...upstream } = entry;
+    for (const [key, value] of Object.entries(upstream)) {
+      const head = headOf(key);
       patterns[head] = parseHead(where, layer, head, value);
+    }
+    for (const [key, value] of Object.entries(extension as object)) {
+      const head = headOf(key);
+      patterns[head] = parseExtension(where, layer, head, value);
     }
     return patterns;
   });
+}
+
+/** A pattern of this package, as it is. */
+function parseExtension(where: string, layer: number, head: number, value: unknown): HeadPattern {
+  const pattern = isObject(value) ? value.pattern : undefined;
+  try {
+    if (!isObject(pattern)) throw new Error("no pattern object");
+    resolvePattern(pattern as unknown as HeadPattern, head);
+    return pattern as unknown as HeadPattern;
+  } catch (cause) {
+    const message = `layer ${layer}, head ${head}: ${(cause as Error).message}`;
+    throw checkpointError(where, message, { layer, head }, cause);
+  }
 }
 
 async function download(url: URL): Promise<string> {

@@ -9,7 +9,8 @@ const model = await loadModel(folder, { device });
 const novel = (await Deno.readTextFile(new URL("haystack.txt", folder))).slice(2000);
 
 const NEEDLE = " One of the special magic numbers for tall-lantern is: 7482913. ";
-const QUESTION = "\nWhat is the special magic number for tall-lantern mentioned in the provided text? " +
+const QUESTION =
+  "\nWhat is the special magic number for tall-lantern mentioned in the provided text? " +
   "The special magic number for tall-lantern mentioned in the provided text is";
 
 function prompt(characters: number): string {
@@ -67,7 +68,10 @@ Deno.test("a truncated session goes on as if the rest had never been", async () 
   await session.generate(undefined, { maxTokens: 5 }).text;
   session.truncate(ids.length);
   assert.equal(await answer(session), "7482913");
-  assert.equal((await failure(() => session.truncate(session.length + 1))).code, "INVALID_ARGUMENT");
+  assert.equal(
+    (await failure(() => session.truncate(session.length + 1))).code,
+    "INVALID_ARGUMENT",
+  );
 });
 
 Deno.test("a fork goes its own way", async () => {

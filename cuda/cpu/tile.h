@@ -43,7 +43,8 @@ using QuantiseQ8 = void(int64_t blocks, const float* x, int8_t* quants, float* s
 using ColumnMax = void(int64_t rows, int64_t n, const float* s, int64_t ld, float* max);
 
 // s[i][j] = 2^(scale * s[i][j] - shift[j]) and sum[j] += s[i][j]. Relative error under 2e-7 for exponents in
-// [-126, 127]; smaller ones, -inf included, give 0 (or a denormal), NaN gives NaN. `shift` is above -inf.
+// [-126, 127], which is as far as they may go; smaller ones, -inf included, give 0 (or a denormal), NaN gives NaN.
+// `shift` is above -inf.
 using Exp2 = void(int64_t rows, int64_t n, float* s, int64_t ld, float scale, const float* shift, float* sum);
 
 // As Exp2, for an even number of rows, with the result in bf16 pairs: p[i / 2 * ldp + j]. Relative error 2^-9.

@@ -56,17 +56,13 @@ void column_max(int64_t rows, int64_t n, const float* s, int64_t ld, float* max)
 }
 
 __m256 exp2(__m256 x) {
-  x = _mm256_max_ps(_mm256_set1_ps(-151.0f), x);  // 2^-151 rounds to 0; a NaN x comes through
-  x = _mm256_min_ps(_mm256_set1_ps(129.0f), x);
-  const __m256 whole = _mm256_floor_ps(x);
-  const __m256 f = _mm256_sub_ps(x, whole);
+  const __m256 whole = _mm256_floor_ps(x), f = _mm256_sub_ps(x, whole);
   __m256 y = _mm256_set1_ps(kExp2F32[5]);
   for (int d = 4; d >= 0; d--) y = _mm256_fmadd_ps(y, f, _mm256_set1_ps(kExp2F32[d]));
-  // 2^whole leaves the range of one factor at both ends, so it is applied as two.
-  const __m256i n = _mm256_cvtps_epi32(whole), half = _mm256_srai_epi32(n, 1), bias = _mm256_set1_epi32(127);
-  const __m256i first = _mm256_slli_epi32(_mm256_add_epi32(half, bias), 23);
-  const __m256i second = _mm256_slli_epi32(_mm256_add_epi32(_mm256_sub_epi32(n, half), bias), 23);
-  return _mm256_mul_ps(_mm256_mul_ps(y, _mm256_castsi256_ps(first)), _mm256_castsi256_ps(second));
+  const __m256i exponent = _mm256_slli_epi32(_mm256_cvtps_epi32(whole), 23);
+  const __m256 scaled = _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(y), exponent));
+  // Where the exponent would leave the normal range, -inf included, the result is 0; NaN comes through.
+  return _mm256_and_ps(scaled, _mm256_cmp_ps(x, _mm256_set1_ps(-126.0f), _CMP_NLT_UQ));
 }
 
 void exp2(int64_t rows, int64_t n, float* s, int64_t ld, float scale, const float* shift, float* sum) {

@@ -20,7 +20,9 @@ template <int R, int V>
 __attribute__((noinline)) void block(int64_t pairs, const uint16_t* a, int64_t a_row, int64_t a_col,
                                      const uint32_t* b, int64_t ldb, float* c, int64_t ldc, bool accumulate) {
   __m512 sum[R][V];
+#pragma GCC unroll 16
   for (int i = 0; i < R; i++)
+#pragma GCC unroll 16
     for (int v = 0; v < V; v++) sum[i][v] = _mm512_setzero_ps();
   for (int64_t p = 0; p < pairs; p++, a += a_col, b += ldb) {
     __m512bh right[V];
@@ -30,7 +32,9 @@ __attribute__((noinline)) void block(int64_t pairs, const uint16_t* a, int64_t a
       for (int v = 0; v < V; v++) sum[i][v] = _mm512_dpbf16_ps(sum[i][v], left, right[v]);
     }
   }
+#pragma GCC unroll 16
   for (int i = 0; i < R; i++, c += ldc)
+#pragma GCC unroll 16
     for (int v = 0; v < V; v++) {
       if (accumulate) sum[i][v] = _mm512_add_ps(sum[i][v], _mm512_loadu_ps(c + 16 * v));
       _mm512_storeu_ps(c + 16 * v, sum[i][v]);
@@ -53,6 +57,12 @@ void gemm_bf16(int64_t m, int64_t n, int64_t k, const uint16_t* a, int64_t a_row
   if (j < n) strip<8, 1>(m, k / 2, a, a_row, a_col, b + j, ldb, c + j, ldc, accumulate);
 }
 
+// Index of a permutation of 16-bit elements that pairs elements low, low + 1, ... with high, high + 1, ...
+__m512i pair_index(int low, int high) {
+  const __m512i lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+  return _mm512_add_epi32(_mm512_mullo_epi32(lane, _mm512_set1_epi32(0x10001)), _mm512_set1_epi32(low | high << 16));
+}
+
 __m512 exp2(__m512 x) {
   const __m512 f = _mm512_reduce_ps(x, 1);  // x - floor(x); 0 for -inf
   __m512 y = _mm512_set1_ps(kExp2Bf16[3]);
@@ -63,9 +73,7 @@ __m512 exp2(__m512 x) {
 void exp2_bf16(int64_t rows, int64_t n, const float* s, int64_t ld, float scale, const float* shift, float* sum,
                uint32_t* p, int64_t ldp) {
   const __m512 c = _mm512_set1_ps(scale);
-  // Interleaves the sixteen results of the even row (low half of the conversion) with those of the odd one.
-  const __m512i interleave = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7,
-                                              22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  const __m512i interleave = pair_index(0, 16);  // the conversion puts the even row into the low half
   for (int64_t j = 0; j < n; j += 16) {
     const __m512 m = _mm512_loadu_ps(shift + j);
     __m512 even_sum = _mm512_loadu_ps(sum + j), odd_sum = _mm512_setzero_ps();
@@ -82,12 +90,14 @@ void exp2_bf16(int64_t rows, int64_t n, const float* s, int64_t ld, float scale,
 }
 
 void pair_rows(int64_t n, const uint16_t* even, const uint16_t* odd, uint32_t* dst) {
-  for (int64_t j = 0; j < n; j += 16) {
-    const __mmask16 in = n - j >= 16 ? 0xffff : (__mmask16)((1u << (n - j)) - 1);
-    const __m512i low = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(in, even + j));
-    const __m512i high = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(in, odd + j));
-    _mm512_mask_storeu_epi32(dst + j, in, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+  const __m512i first = pair_index(0, 32), second = pair_index(16, 48);
+  int64_t j = 0;
+  for (; j + 32 <= n; j += 32) {
+    const __m512i e = _mm512_loadu_si512(even + j), o = _mm512_loadu_si512(odd + j);
+    _mm512_storeu_si512(dst + j, _mm512_permutex2var_epi16(e, first, o));
+    _mm512_storeu_si512(dst + j + 16, _mm512_permutex2var_epi16(e, second, o));
   }
+  for (; j < n; j++) dst[j] = even[j] | uint32_t(odd[j]) << 16;
 }
 
 }  // namespace

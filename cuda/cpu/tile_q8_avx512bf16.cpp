@@ -21,7 +21,9 @@ template <int R, int V>
 __attribute__((noinline)) void block(int64_t blocks, Q8Rows a, int64_t stride, const uint32_t* panel,
                                      const float* panel_scales, int64_t ldb, float* c, int64_t ldc, bool accumulate) {
   __m512 sum[R][V];
+#pragma GCC unroll 16
   for (int i = 0; i < R; i++)
+#pragma GCC unroll 16
     for (int v = 0; v < V; v++) sum[i][v] = _mm512_setzero_ps();
   for (int64_t b = 0; b < blocks; b++) {
     __m512i dot[R][V];
@@ -46,7 +48,9 @@ __attribute__((noinline)) void block(int64_t blocks, Q8Rows a, int64_t stride, c
     a.quants += 32, a.scales++, a.offset++;
     panel += 8 * ldb, panel_scales += ldb;
   }
+#pragma GCC unroll 16
   for (int i = 0; i < R; i++, c += ldc)
+#pragma GCC unroll 16
     for (int v = 0; v < V; v++) {
       if (accumulate) sum[i][v] = _mm512_add_ps(sum[i][v], _mm512_loadu_ps(c + 16 * v));
       _mm512_storeu_ps(c + 16 * v, sum[i][v]);

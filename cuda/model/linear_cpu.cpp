@@ -68,14 +68,13 @@ void multiply_panel(const Pool& pool, const LinearArgs& a, const Math& math, int
 template <class Math>
 void multiply_rows(Pool& pool, const LinearArgs& a) {
   const int64_t chunk = min64(a.rows, kChunk), panels = ceil_div(a.out_features, kPanel);
-  Math math(a, tile_kernels(pool.isa()), a.workspace, chunk);
+  const Math math(a, tile_kernels(pool.isa()), a.workspace, chunk);
   for (int64_t first = 0; first < a.rows && !pool.cancelled(); first += chunk) {
     const int64_t rows = min64(chunk, a.rows - first);
     if (Math::row_bytes(a) > 0) {
       constexpr int64_t kGrain = 16;
-      pool.parallel(ceil_div(rows, kGrain), [&](int64_t item, int thread) {
-        for (int64_t at = item * kGrain; at < min64((item + 1) * kGrain, rows); at++)
-          math.convert(first + at, at, static_cast<float*>(pool.scratch(thread)));
+      pool.parallel(ceil_div(rows, kGrain), [&](int64_t item, int) {
+        for (int64_t at = item * kGrain; at < min64((item + 1) * kGrain, rows); at++) math.convert(first + at, at);
       });
     }
     const int64_t wanted = ceil_div(kItemsPerThread * pool.threads(), panels);
@@ -116,8 +115,8 @@ void dot_rows_f32(Pool& pool, const LinearArgs& a) {
 
 void dot_rows_q8(Pool& pool, const LinearArgs& a) {
   const TileKernels& kernels = tile_kernels(pool.isa());
-  LinearQ8 math(a, kernels, a.workspace, a.rows);
-  for (int64_t r = 0; r < a.rows; r++) math.convert(r, r, static_cast<float*>(pool.scratch(0)));
+  const LinearQ8 math(a, kernels, a.workspace, a.rows);
+  for (int64_t r = 0; r < a.rows; r++) math.convert(r, r);
   pool.parallel(ceil_div(a.out_features, kFeatures), [&](int64_t item, int) {
     const int64_t feature = item * kFeatures, features = min64(kFeatures, a.out_features - feature);
     float sums[kDirectRows][kFeatures];

@@ -25,6 +25,19 @@ inline const char* element_of(const View& v, int64_t row, int64_t column = 0) {
   return static_cast<const char*>(v.data) + bytes_of(v.dtype, row * v.row_stride + column);
 }
 
+// visit(k, values, n) with input features [k, k + n) of a row of x as f32, piece by piece.
+template <class Visit>
+void for_each_piece(const LinearArgs& a, mi_isa isa, int64_t row, const Visit& visit) {
+  constexpr int64_t kPiece = 1024;
+  float buffer[kPiece];
+  for (int64_t k = 0; k < a.in_features; k += kPiece) {
+    const int64_t n = min64(kPiece, a.in_features - k);
+    const void* x = element_of(a.x, row, k);
+    if (a.x.dtype != MI_F32) row_to_f32(isa, a.x.dtype)(x, buffer, n);
+    visit(k, a.x.dtype == MI_F32 ? static_cast<const float*>(x) : buffer, n);
+  }
+}
+
 class LinearF32 {
  public:
   static int64_t row_bytes(const LinearArgs& a) { return a.x.dtype == MI_F32 ? 0 : round_up(a.in_features * 4, 64); }
@@ -32,7 +45,7 @@ class LinearF32 {
       : a_(a), kernels_(kernels), rows_(static_cast<float*>(rows)), stride_(row_bytes(a) / 4) {}
 
   // Row `row` of x becomes row `at` of the chunk. Called for every row if row_bytes() is not 0.
-  void convert(int64_t row, int64_t at, float*) {
+  void convert(int64_t row, int64_t at) const {
     row_to_f32(kernels_.isa, a_.x.dtype)(element_of(a_.x, row), rows_ + at * stride_, a_.in_features);
   }
 
@@ -54,13 +67,15 @@ class LinearF32 {
                     accumulate || p > 0);
   }
 
-  // Weights as f32 rows [kPanel][stride].
+  // Weights as f32 rows [kPanel][stride], zero from `depth` on.
   static void stage(const LinearArgs& a, mi_isa isa, int64_t feature, int64_t k, int64_t depth, int64_t stride,
                     float* rows) {
     const RowToF32 to_f32 = row_to_f32(isa, a.w.dtype);
-    const int64_t features = min64(kPanel, a.out_features - feature);
-    std::memset(rows, 0, size_t(features == kPanel && stride == depth ? 0 : kPanel * stride) * sizeof(float));
-    for (int64_t j = 0; j < features; j++) to_f32(element_of(a.w, feature + j, k), rows + j * stride, depth);
+    for (int64_t j = 0; j < kPanel; j++, rows += stride) {
+      const int64_t filled = feature + j < a.out_features ? depth : 0;
+      if (filled) to_f32(element_of(a.w, feature + j, k), rows, depth);
+      std::memset(rows + filled, 0, size_t(stride - filled) * sizeof(float));
+    }
   }
 
  private:
@@ -78,10 +93,11 @@ class LinearBf16 {
   LinearBf16(const LinearArgs& a, const TileKernels& kernels, void* rows, int64_t)
       : a_(a), kernels_(kernels), rows_(static_cast<uint16_t*>(rows)), stride_(row_bytes(a) / 2) {}
 
-  void convert(int64_t row, int64_t at, float* values) {
+  void convert(int64_t row, int64_t at) const {
     uint16_t* to = rows_ + at * stride_;
-    row_to_f32(kernels_.isa, a_.x.dtype)(element_of(a_.x, row), values, a_.in_features);
-    row_from_f32(kernels_.isa, MI_BF16)(values, to, a_.in_features);
+    for_each_piece(a_, kernels_.isa, row, [&](int64_t k, const float* values, int64_t n) {
+      row_from_f32(kernels_.isa, MI_BF16)(values, to + k, n);
+    });
     if (a_.in_features % 2) to[a_.in_features] = 0;
   }
 
@@ -124,14 +140,11 @@ class LinearQ8 {
     offset_ = reinterpret_cast<int32_t*>(scales_ + chunk * blocks_);
   }
 
-  void convert(int64_t row, int64_t at, float* values) {
-    const void* x = element_of(a_.x, row);
-    if (a_.x.dtype != MI_F32) {
-      row_to_f32(kernels_.isa, a_.x.dtype)(x, values, a_.in_features);
-      x = values;
-    }
-    kernels_.quantise_q8(blocks_, static_cast<const float*>(x), quants_ + at * a_.in_features, scales_ + at * blocks_,
-                         offset_ + at * blocks_);
+  void convert(int64_t row, int64_t at) const {
+    for_each_piece(a_, kernels_.isa, row, [&](int64_t k, const float* values, int64_t n) {
+      const int64_t block = at * blocks_ + k / 32;
+      kernels_.quantise_q8(n / 32, values, quants_ + 32 * block, scales_ + block, offset_ + block);
+    });
   }
 
   void pack(int64_t feature, int64_t k, int64_t depth, Panel& panel) const {

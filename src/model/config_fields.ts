@@ -12,6 +12,8 @@ export class Fields {
   readonly #get: (name: string) => unknown;
 
   /**
+   * Wraps an object.
+   *
    * @param path Where the fields come from, for errors.
    * @param get Returns a field, `undefined` where it is absent. null counts as absent.
    */

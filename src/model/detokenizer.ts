@@ -28,7 +28,7 @@ export class Detokenizer {
   /** Characters of the window's text that have been emitted. */
   #emitted = 0;
 
-  /** @param decode Decodes a run of tokens. */
+  /** Starts a stream. `decode` decodes a run of tokens. */
   constructor(decode: (ids: readonly number[]) => string) {
     this.#decode = decode;
   }

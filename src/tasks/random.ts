@@ -8,7 +8,7 @@
 export class Random {
   #state: bigint;
 
-  /** @param seed Any safe integer. */
+  /** Starts a sequence. `seed` is any safe integer. */
   constructor(seed: number) {
     this.#state = BigInt.asUintN(64, BigInt(seed) * 2n + 1n);
     this.u32();

@@ -18,7 +18,7 @@ export class Names {
   readonly #random: Random;
   readonly #used = new Set<string>();
 
-  /** @param random Where the choices come from. */
+  /** Starts with no name drawn; the choices come from `random`. */
   constructor(random: Random) {
     this.#random = random;
   }

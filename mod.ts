@@ -31,6 +31,7 @@ export type {
 } from "./src/device/device.ts";
 export { Tensor } from "./src/device/tensor.ts";
 export type { HostArray, ViewOptions } from "./src/device/tensor.ts";
+export type { Ref, View } from "./src/native/structs.ts";
 export type { DType, FloatDType, QuantisedDType } from "./src/device/dtype.ts";
 export {
   attention,
@@ -70,5 +71,20 @@ export type {
   SamplingOptions,
   TokenChunk,
 } from "./src/model/generation.ts";
+export { openCheckpoint } from "./src/model/checkpoint.ts";
+export type { Checkpoint, SpecialTokens } from "./src/model/checkpoint.ts";
+export type { JsonObject } from "./src/model/file.ts";
+export type { ModelConfig } from "./src/model/config.ts";
+export type { RopeConfig, RopeScaling } from "./src/model/rope.ts";
+export type { TensorSource, WeightDType } from "./src/model/weight_types.ts";
+export { Tokenizer } from "./src/model/tokenizer.ts";
+export type {
+  DecodeOptions,
+  EncodeAsyncOptions,
+  EncodeOptions,
+  TokenizerSource,
+} from "./src/model/tokenizer.ts";
+export { Detokenizer } from "./src/model/detokenizer.ts";
+export type { ChatMessage } from "./src/model/chat.ts";
 export type { MemoryPlan } from "./src/model/memory.ts";
 export type { OnProgress, Progress } from "./src/model/progress.ts";

@@ -214,30 +214,33 @@ export async function estimate(
   };
 }
 
+interface IndexParts {
+  /** Shapes the index was built for. */
+  readonly shapes: readonly SequenceShape[];
+  /** Work lists in device memory, one per sequence. */
+  readonly lists: readonly WorkList[];
+  /** What holds them. */
+  readonly memory: readonly Scratch[];
+}
+
+const indexParts = new WeakMap<SparseIndex, IndexParts>();
+
 /**
  * A sparse index: the work list of every sequence and head. Made by {@linkcode buildIndex}, walked by
  * {@linkcode sparseAttention}; valid for tensors of the shapes it was built for.
  */
 export class SparseIndex implements Disposable {
-  /** @ignore */
+  /** @ignore Use {@linkcode buildIndex}. */
   constructor(
     /** What each head will compute, [B][Hq]. */
     readonly stats: readonly (readonly HeadStats[])[],
-    /** @ignore Shapes it was built for. */
-    readonly shapes: readonly SequenceShape[],
-    /** @ignore Work lists in device memory, one per sequence. */
-    readonly lists: readonly WorkList[],
-    readonly scratches: readonly Scratch[],
+    /** Bytes of device memory held. */
+    readonly byteLength: number,
   ) {}
-
-  /** Bytes of device memory held. */
-  get byteLength(): number {
-    return this.scratches.reduce((sum, scratch) => sum + scratch.byteLength, 0);
-  }
 
   /** Frees the lists. */
   [Symbol.dispose](): void {
-    for (const scratch of this.scratches) scratch[Symbol.dispose]();
+    for (const scratch of indexParts.get(this)?.memory ?? []) scratch[Symbol.dispose]();
   }
 }
 
@@ -267,10 +270,10 @@ export async function buildIndex(
       device.tensor([batch.size, statsBytes(heads)], { dtype: "u8" }),
       (t) => t.dispose(),
     );
-    const scratches: Scratch[] = [];
+    const memory: Scratch[] = [];
     const lists = batch.shapes.map((shape, b) => {
       const keep = owned.use(new Scratch(device));
-      scratches.push(keep);
+      memory.push(keep);
       return enqueueIndex(
         device,
         shared,
@@ -294,7 +297,9 @@ export async function buildIndex(
     );
     stats.dispose();
     owned.move();
-    return new SparseIndex(perSequence, batch.shapes, lists, scratches);
+    const index = new SparseIndex(perSequence, memory.reduce((n, m) => n + m.byteLength, 0));
+    indexParts.set(index, { shapes: batch.shapes, lists, memory });
+    return index;
   });
 }
 
@@ -330,7 +335,8 @@ async function attend(
   const { device } = batch;
   checkOperand("v", v, k.shape);
   if (options.out) checkOperand("out", options.out, q.shape);
-  index?.shapes.forEach((built, b) => {
+  const parts = index ? indexParts.get(index) : undefined;
+  parts?.shapes.forEach((built, b) => {
     const now = batch.shapes[b];
     if (now?.qLen !== built.qLen || now.kvLen !== built.kvLen || now.qHeads !== built.qHeads) {
       throw shapeError(
@@ -353,7 +359,7 @@ async function attend(
         v: batch.view(v, b),
         out: batch.view(out, b),
         lse: lse.ref(b * q.shape[1] * q.shape[2]),
-        list: index?.lists[b],
+        list: parts?.lists[b],
         causal,
       });
     });

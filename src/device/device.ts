@@ -311,8 +311,11 @@ export class Device implements AsyncDisposable {
 
   /** @ignore Used by {@linkcode Tensor.write}. */
   writeBytes(buffer: bigint, offset: number, data: Uint8Array<ArrayBuffer>): Promise<void> {
-    return this.#wait("write", (device, error) =>
-      this.#native.mi_write(device, buffer, BigInt(offset), data, BigInt(data.length), error));
+    return this.#wait(
+      "write",
+      (device, error) =>
+        this.#native.mi_write(device, buffer, BigInt(offset), data, BigInt(data.length), error),
+    );
   }
 
   /** @ignore Used by {@linkcode Tensor.writeNow}. */
@@ -325,8 +328,11 @@ export class Device implements AsyncDisposable {
 
   /** @ignore Used by {@linkcode Tensor.readBytes}. */
   readBytes(buffer: bigint, offset: number, out: Uint8Array<ArrayBuffer>): Promise<void> {
-    return this.#wait("read", (device, error) =>
-      this.#native.mi_read(device, buffer, BigInt(offset), out, BigInt(out.length), error));
+    return this.#wait(
+      "read",
+      (device, error) =>
+        this.#native.mi_read(device, buffer, BigInt(offset), out, BigInt(out.length), error),
+    );
   }
 
   /** @ignore Used by {@linkcode Tensor.dispose}. */

@@ -159,7 +159,8 @@ export class Decoder implements Disposable {
     const ids = this.#scratch.buffer("ids", rows * 4);
     await device.writeBytes(ids.handle, 0, new Uint8Array(new Int32Array(tokens).buffer));
     embed(device, ids.ref(), parameters.embedding, hidden(), rows);
-    const angles = parameters.rope(position + rows);
+    if (position === 0) cache.ropeLength = rows;
+    const angles = parameters.rope(cache.ropeLength);
     for (let layer = 0; layer < config.layers; layer++) {
       // Only the last row of the last layer reaches the logits.
       const whole = all || options.inspect || layer < config.layers - 1;

@@ -79,7 +79,11 @@ export class Generation implements AsyncIterable<TokenChunk> {
   readonly #text = Promise.withResolvers<string>();
   readonly #stats = Promise.withResolvers<GenerationStats>();
 
-  /** @param source Yields the pieces and returns the totals. */
+  /**
+   * Wraps a generator.
+   *
+   * @param source Yields the pieces and returns the totals.
+   */
   constructor(source: AsyncGenerator<TokenChunk, GenerationStats>) {
     this.#source = source;
     // Whoever iterates sees the failure there; the promises must not fail unheard beside it.

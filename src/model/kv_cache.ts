@@ -30,6 +30,11 @@ export class KvCache implements Disposable {
   #keys: Tensor[] = [];
   #values: Tensor[] = [];
   #capacity = 0;
+  /**
+   * Tokens of the first prompt: fixes the frequencies of rotary embeddings that depend on the length
+   * (dynamic, LongRoPE), since keys rotated otherwise could not be compared with later queries.
+   */
+  ropeLength = 0;
 
   /** An empty cache; nothing is allocated before {@linkcode KvCache.reserve}. */
   constructor(readonly device: Device, readonly shape: KvShape) {}
@@ -88,6 +93,7 @@ export class KvCache implements Disposable {
   /** A cache of its own with the first `tokens` tokens. */
   clone(tokens: number): KvCache {
     const copy = new KvCache(this.device, this.shape);
+    copy.ropeLength = this.ropeLength;
     copy.reserve(tokens, 0);
     for (let layer = 0; layer < this.shape.layers && tokens > 0; layer++) {
       const { shape, capacity } = copy;

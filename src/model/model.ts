@@ -8,7 +8,7 @@ import type { CallOptions, Device } from "../device/device.ts";
 import { openDevice } from "../device/device.ts";
 import type { FloatDType } from "../device/dtype.ts";
 import { MInferenceError } from "../native/errors.ts";
-import { type ChatMessage, renderChat } from "./chat.ts";
+import { type ChatMessage, encodeChat } from "./chat.ts";
 import { type Checkpoint, openCheckpoint } from "./checkpoint.ts";
 import type { ModelConfig } from "./config.ts";
 import { activationDtype, Decoder, ROW_CHUNK } from "./decoder.ts";
@@ -52,6 +52,21 @@ export interface SessionOptions {
   patterns?: PatternChoice;
 }
 
+/** What runs a model's tokens. */
+export interface Engine {
+  /** The bare decoder. */
+  readonly decoder: Decoder;
+  /** An empty KV cache of the model's shape. */
+  createCache(): KvCache;
+}
+
+const engines = new WeakMap<Model, Engine>();
+
+/** The engine of a model, for the pattern search and for logits of every position; no public interface. */
+export function engineOf(model: Model): Engine {
+  return engines.get(model)!;
+}
+
 /** A model on a device. Made by {@linkcode loadModel}. */
 export class Model implements AsyncDisposable {
   readonly #parameters: ModelParameters;
@@ -84,6 +99,10 @@ export class Model implements AsyncDisposable {
     this.#contextLength = parts.contextLength;
     this.#ownsDevice = parts.ownsDevice;
     this.#decoder = new Decoder(device, checkpoint.config, parts.parameters, parts.precision);
+    engines.set(this, {
+      decoder: this.#decoder,
+      createCache: () => new KvCache(device, parts.kv),
+    });
   }
 
   /** What the model is. */
@@ -94,18 +113,6 @@ export class Model implements AsyncDisposable {
   /** Most tokens of a session. */
   get contextLength(): number {
     return this.#contextLength;
-  }
-
-  /** Runs tokens on the bare decoder: for the pattern search and for logits of every position. */
-  get decoder(): Decoder {
-    this.#check();
-    return this.#decoder;
-  }
-
-  /** An empty KV cache of the model's shape, for {@linkcode Model.decoder}. */
-  createCache(): KvCache {
-    this.#check();
-    return new KvCache(this.device, this.#kv);
   }
 
   #check(): void {
@@ -132,7 +139,7 @@ export class Model implements AsyncDisposable {
     return new Session({
       decoder: this.#decoder,
       tokenizer: this.tokenizer,
-      cache: this.createCache(),
+      cache: new KvCache(this.device, this.#kv),
       patterns: patterns === undefined
         ? this.patterns
         : await choosePatterns(patterns, this.checkpoint),
@@ -176,10 +183,8 @@ export class Model implements AsyncDisposable {
    */
   chat(messages: readonly ChatMessage[], options: GenerateOptions = {}): Generation {
     this.#check();
-    const prompt = renderChat(this.checkpoint, messages, { addGenerationPrompt: true });
-    // The template writes the special tokens itself, begin-of-text included.
-    const ids = this.tokenizer.encode(prompt, { addSpecialTokens: false, parseSpecial: true });
-    return this.generate(ids, options);
+    const chat = { addGenerationPrompt: true };
+    return this.generate(encodeChat(this.checkpoint, this.tokenizer, messages, chat), options);
   }
 
   /** Frees the weights (and the device, if the model opened it). Sessions must be disposed before. */

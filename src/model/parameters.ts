@@ -13,7 +13,7 @@ import type { Checkpoint } from "./checkpoint.ts";
 import { type OnProgress, Reporter } from "./progress.ts";
 import { inverseFrequencies } from "./rope.ts";
 import type { TensorSource } from "./weight_types.ts";
-import { layerWeight, type LayerWeight } from "./weights.ts";
+import { type LayerWeight, layerWeight } from "./weights.ts";
 
 /** A linear layer: y = x wᵀ + bias. */
 export interface LinearParameters {
@@ -150,7 +150,12 @@ class Loader implements Disposable {
 }
 
 /** Rows [first, first + rows) of a weight and its bias: the parts of a fused projection. */
-function slice(whole: LinearParameters, dtype: DType, first: number, rows: number): LinearParameters {
+function slice(
+  whole: LinearParameters,
+  dtype: DType,
+  first: number,
+  rows: number,
+): LinearParameters {
   const { view, columns } = whole.weight;
   const offset = view.offset + byteLength(dtype, first * columns);
   const bias = whole.bias && { ...whole.bias, offset: whole.bias.offset + first * 4 };

@@ -56,7 +56,9 @@ export function choose(
   const affordable = longest.filter((m) => m.ms <= objective.budget * dense.ms);
   if (affordable.length === 0) return cheapest(longest);
   return affordable.reduce((best, m) => {
-    const better = objective.kind === "error" ? m.error < best.error : m.recallMean > best.recallMean;
+    const better = objective.kind === "error"
+      ? m.error < best.error
+      : m.recallMean > best.recallMean;
     return better ? m : best;
   });
 }

@@ -7,9 +7,9 @@ import type { HeadPattern } from "../attention/patterns.ts";
 import { resolvePattern } from "../attention/patterns.ts";
 import {
   enqueueAttention,
+  enqueueEstimate,
   enqueueIndex,
   estimateBuffers,
-  enqueueEstimate,
   type SequenceShape,
 } from "../attention/sequence.ts";
 import { decodeStats, statsBytes } from "../attention/stats.ts";

@@ -7,7 +7,7 @@
 import type { HeadPattern } from "../attention/patterns.ts";
 import type { CallOptions } from "../device/device.ts";
 import { MInferenceError } from "../native/errors.ts";
-import type { Model } from "../model/model.ts";
+import { engineOf, type Model } from "../model/model.ts";
 import { type OnProgress, Reporter } from "../model/progress.ts";
 import { candidates } from "./candidates.ts";
 import { choose, DEFAULT_OBJECTIVE, type Objective } from "./choose.ts";
@@ -79,9 +79,14 @@ export async function searchPatterns(
     );
   }
   const objective = options.objective ?? DEFAULT_OBJECTIVE;
-  const choices = Array.from({ length: config.layers }, (_, layer) =>
-    Array.from({ length: config.heads }, (_, head) =>
-      choose(measurements.map((sample) => sample[layer][head]), objective)));
+  const choices = Array.from(
+    { length: config.layers },
+    (_, layer) =>
+      Array.from(
+        { length: config.heads },
+        (_, head) => choose(measurements.map((sample) => sample[layer][head]), objective),
+      ),
+  );
   return { choices, measurements, lengths: samples.map((s) => s.length) };
 }
 
@@ -94,14 +99,15 @@ async function measureSample(
   onLayer: () => void,
 ): Promise<Measurement[][][]> {
   const { device, config } = model;
+  const { decoder, createCache } = engineOf(model);
   const layers: Measurement[][][] = [];
   await device.exclusive(async () => {
-    using cache = model.createCache();
+    using cache = createCache();
     using logits = device.tensor([config.vocabSize]);
     cache.reserve(tokens.length, 0);
     let meter: LayerMeter | undefined;
     try {
-      await model.decoder.forward(tokens, cache, 0, logits, {
+      await decoder.forward(tokens, cache, 0, logits, {
         signal: options.signal,
         inspect: async (operands): Promise<void> => {
           meter ??= new LayerMeter(device, operands.shape);

@@ -42,7 +42,9 @@ for (const name of names) {
 }
 
 Deno.test("fixtures of every architecture are there", () => {
-  for (const name of ["llama", "llama31", "mistral", "qwen2", "qwen3", "phi3-long", "glm", "glm4"]) {
+  for (
+    const name of ["llama", "llama31", "mistral", "qwen2", "qwen3", "phi3-long", "glm", "glm4"]
+  ) {
     assert.ok(names.includes(name), name);
   }
 });

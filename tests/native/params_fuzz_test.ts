@@ -4,13 +4,14 @@ import assert from "node:assert/strict";
 import { openLibrary } from "../../src/native/library.ts";
 import * as params from "../../src/native/params.ts";
 import { newError } from "../../src/native/status.ts";
-import { Struct } from "../../src/native/structs.ts";
+import { type FieldType, Struct } from "../../src/native/structs.ts";
 import { openDevice } from "../../src/device/device.ts";
 
 const native = openLibrary();
-const operations = Object.values(params).filter((value) =>
-  value instanceof Struct && value.op !== null
-);
+const operations = Object.values(params)
+  .filter((value) => value instanceof Struct)
+  .map((struct) => struct as Struct<Record<string, FieldType>>)
+  .filter((struct) => struct.op !== null);
 
 // The device handle is private to Device, so this test opens one by the C functions alone.
 async function withHandle(body: (device: bigint) => void): Promise<void> {
@@ -47,14 +48,18 @@ function hostile(op: number, body: Uint8Array): Uint8Array<ArrayBuffer> {
 Deno.test("random parameter bytes are refused with a status and a text", async () => {
   await withHandle((device) => {
     fc.assert(
-      fc.property(fc.integer({ min: 0, max: 20 }), fc.uint8Array({ maxLength: 600 }), (op, body) => {
-        const bytes = hostile(op, body);
-        const error = newError();
-        const status = native.mi_submit(device, bytes, error);
-        assert.ok(status < 0, `operation ${op} was accepted`);
-        assert.ok(error[24] !== 0, "no text");
-        native.mi_plan(device, bytes, new Uint8Array(16), newError());
-      }),
+      fc.property(
+        fc.integer({ min: 0, max: 20 }),
+        fc.uint8Array({ maxLength: 600 }),
+        (op, body) => {
+          const bytes = hostile(op, body);
+          const error = newError();
+          const status = native.mi_submit(device, bytes, error);
+          assert.ok(status < 0, `operation ${op} was accepted`);
+          assert.ok(error[24] !== 0, "no text");
+          native.mi_plan(device, bytes, new Uint8Array(16), newError());
+        },
+      ),
       { numRuns: 3000 },
     );
   });

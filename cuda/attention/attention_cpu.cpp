@@ -1,18 +1,19 @@
 // Attention on the CPU: FlashAttention over whatever key tiles the work list names (tiles.h).
 //
-// A work item is one row block of one query head: 64 query rows in the vector lanes, so that the softmax is vertical.
-// With few query rows (decode) the heads that share a KV head share an item, and an item's tiles are split over
-// threads, whose parts are merged at the end.
+// A work item is one row block of one query head: 64 query rows in the vector lanes, so that the softmax is
+// vertical. With few query rows (decode) the heads that share a KV head share an item, and an item's tiles
+// are split over threads, whose parts are merged at the end.
 //
-// Values that are not finite spread as IEEE arithmetic has it: a NaN or +inf score makes its query row NaN; a NaN or inf
-// in V reaches every row of the row blocks that visit its tile, masked or not, because 0 * inf is NaN.
+// Values that are not finite spread as IEEE arithmetic has it: a NaN or +inf score makes its query row NaN; a
+// NaN or inf in V reaches every row of the row blocks that visit its tile, masked or not, because 0 * inf is
+// NaN.
 #include "../cpu/pool.h"
 #include "tile_math.h"
 
 namespace mi::cpu {
 namespace {
 
-constexpr int kItemsPerThread = 4;   // that many keep threads evenly busy
+constexpr int kItemsPerThread = 4;    // that many keep threads evenly busy
 constexpr int64_t kTilesPerPart = 4;  // fewer are not worth a part
 
 struct Partition {
@@ -54,8 +55,8 @@ LaneBlock lane_block(const AttentionArgs& a, const Partition& p, int64_t item) {
   return b;
 }
 
-// The query rows as f32, lanes without a row zero. The sign of the scale goes into them, so that the largest score
-// stays the largest exponent.
+// The query rows as f32, lanes without a row zero. The sign of the scale goes into them, so that the largest
+// score stays the largest exponent.
 void load_queries(const AttentionArgs& a, const LaneBlock& block, mi_isa isa, float* rows) {
   const RowToF32 to_f32 = row_to_f32(isa, a.q.dtype);
   const float sign = a.scale > 0 ? 1.0f : a.scale < 0 ? -1.0f : 0.0f;
@@ -67,13 +68,14 @@ void load_queries(const AttentionArgs& a, const LaneBlock& block, mi_isa isa, fl
       if (sign != 1)
         for (int c = 0; c < a.head_dim; c++) row[c] *= sign;
     }
-  std::memset(rows + int64_t(lane) * a.head_dim, 0, size_t(block.lanes() - lane) * a.head_dim * sizeof(float));
+  std::memset(rows + int64_t(lane) * a.head_dim, 0,
+              size_t(block.lanes() - lane) * a.head_dim * sizeof(float));
 }
 
 // Every `parts`-th tile of a block, beginning with tile `part`.
 template <class Math>
-void attend(const Pool& pool, const AttentionArgs& a, const LaneBlock& block, Math& math, int64_t part, int64_t parts,
-            float* s, LaneState& state) {
+void attend(const Pool& pool, const AttentionArgs& a, const LaneBlock& block, Math& math, int64_t part,
+            int64_t parts, float* s, LaneState& state) {
   const HeadList list(a, block.head);
   const Mask mask = mask_of(a, list);
   const RowSpan span = row_span(a, block.row_block);
@@ -125,7 +127,8 @@ void run(Pool& pool, const AttentionArgs& a) {
     float* const rows = arena.take<float>(int64_t(a.head_dim) * kMaxLanes);
     LaneState state;
     state.start(arena.take<float>(int64_t(a.head_dim) * kMaxLanes), block.lanes(), a.head_dim, scale);
-    for (int64_t part = 0; part < p.parts; part++) state.merge(saved + (item * p.parts + part) * part_floats(a));
+    for (int64_t part = 0; part < p.parts; part++)
+      state.merge(saved + (item * p.parts + part) * part_floats(a));
     state.store(a, kernels, block, rows);
   });
 }

@@ -1,5 +1,5 @@
-// The state of one work item of attention: up to 64 query rows side by side in the vector lanes, with the online
-// softmax's running maximum and sum per lane and the output so far, transposed: out[dim][lane].
+// The state of one work item of attention: up to 64 query rows side by side in the vector lanes, with the
+// online softmax's running maximum and sum per lane and the output so far, transposed: out[dim][lane].
 #pragma once
 #include <cfloat>
 #include <cmath>
@@ -37,8 +37,8 @@ class LaneState {
     }
   }
 
-  // Takes in the scores s[keys][lanes] of the next tile before their weights are computed. `shift` may lag behind the
-  // maximum by a factor 2^8, which f32 sums bear easily and which spares most rescalings.
+  // Takes in the scores s[keys][lanes] of the next tile before their weights are computed. `shift` may lag
+  // behind the maximum by a factor 2^8, which f32 sums bear easily and which spares most rescalings.
   void raise(const TileKernels& kernels, const float* s, int keys) {
     constexpr float kSlack = 8;
     kernels.column_max(keys, lanes_, s, lanes_, peak_);
@@ -105,8 +105,8 @@ class LaneState {
       from_f32(values, head_row(a.out, head, row), head_dim_);
       if (!a.lse) continue;
       constexpr float kLn2 = 0.693147180559945309f;
-      a.lse[head * a.q_len + row] = no_key ? -std::numeric_limits<float>::infinity()
-                                           : (shift_[lane] + std::log2(sum_[lane])) * kLn2;
+      a.lse[head * a.q_len + row] =
+          no_key ? -std::numeric_limits<float>::infinity() : (shift_[lane] + std::log2(sum_[lane])) * kLn2;
     }
   }
 
@@ -119,13 +119,14 @@ class LaneState {
 };
 
 // Sets the scores of keys that a row does not see to -inf. s: [keys][lanes].
-inline void apply_mask(const Mask& mask, const RowSpan& span, const LaneBlock& block, const KeyTile& tile, float* s,
-                       int lanes) {
+inline void apply_mask(const Mask& mask, const RowSpan& span, const LaneBlock& block, const KeyTile& tile,
+                       float* s, int lanes) {
   const auto clamp = [&](int64_t row) { return int(min64(max64(row, 0), block.rows)); };
   for (int i = 0; i < tile.count; i++) {
     const int64_t key = tile.first + i;
     const int from = mask.causal ? clamp(key - span.first) : 0;  // the first row that has reached the key
-    const int to = key < mask.sink ? block.rows : clamp(key + mask.local - span.first);  // and the first past it
+    const int to =
+        key < mask.sink ? block.rows : clamp(key + mask.local - span.first);  // and the first past it
     for (int h = 0; h < block.heads; h++) {
       float* row = s + int64_t(i) * lanes + h * block.rows;
       for (int r = 0; r < from; r++) row[r] = -std::numeric_limits<float>::infinity();

@@ -1,5 +1,6 @@
-// The two products of attention on one key tile, S^T = K Q^T and O^T += V^T P^T, in f32 and on bf16 operands. K and V
-// are read where they lie; only converted dtypes, gathered columns and V's bf16 pairs go through scratch.
+// The two products of attention on one key tile, S^T = K Q^T and O^T += V^T P^T, in f32 and on bf16 operands.
+// K and V are read where they lie; only converted dtypes, gathered columns and V's bf16 pairs go through
+// scratch.
 #pragma once
 #include <cstring>
 
@@ -27,7 +28,9 @@ inline int64_t key_of(const KeyTile& tile, int i) { return tile.columns ? tile.c
 class F32Math {
  public:
   F32Math(const AttentionArgs& a, const TileKernels& kernels, Arena& arena)
-      : a_(a), kernels_(kernels), to_f32_{row_to_f32(kernels.isa, a.k.dtype), row_to_f32(kernels.isa, a.v.dtype)} {
+      : a_(a),
+        kernels_(kernels),
+        to_f32_{row_to_f32(kernels.isa, a.k.dtype), row_to_f32(kernels.isa, a.v.dtype)} {
     queries_ = arena.take<float>(int64_t(a.head_dim) * kMaxLanes);
     rows_ = arena.take<float>(int64_t(a.head_dim) * kMaxLanes);
   }
@@ -67,7 +70,7 @@ class F32Math {
   const AttentionArgs& a_;
   const TileKernels& kernels_;
   RowToF32 to_f32_[2];  // of k, of v
-  float *queries_;      // [head_dim][lanes]
+  float* queries_;      // [head_dim][lanes]
   float* rows_;         // [64][head_dim]: K, then V of the tile
 };
 
@@ -103,14 +106,15 @@ class Bf16Math {
   void accumulate(const KeyTile& tile, int64_t kv_head, float* s, LaneState& state) {
     const int lanes = state.lanes(), keys = int(round_up(tile.count, 2));
     if (keys > tile.count)
-      for (int j = 0; j < lanes; j++) s[int64_t(tile.count) * lanes + j] = -std::numeric_limits<float>::infinity();
+      for (int j = 0; j < lanes; j++)
+        s[int64_t(tile.count) * lanes + j] = -std::numeric_limits<float>::infinity();
     kernels_.exp2_bf16(keys, lanes, s, lanes, state.scale(), state.shift(), state.sum(), weights_, lanes);
     for (int i = 0; i < keys; i += 2)
       kernels_.pair_rows(a_.head_dim, key_row(a_.v, kv_head, tile, i),
                          i + 1 < tile.count ? key_row(a_.v, kv_head, tile, i + 1) : zeros_,
                          pairs_ + int64_t(i) / 2 * a_.head_dim);
-    kernels_.gemm_bf16(a_.head_dim, lanes, keys, reinterpret_cast<const uint16_t*>(pairs_), 2, 2 * a_.head_dim,
-                       weights_, lanes, state.out(), lanes, state.accumulate());
+    kernels_.gemm_bf16(a_.head_dim, lanes, keys, reinterpret_cast<const uint16_t*>(pairs_), 2,
+                       2 * a_.head_dim, weights_, lanes, state.out(), lanes, state.accumulate());
   }
 
  private:

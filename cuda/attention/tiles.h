@@ -9,8 +9,8 @@ namespace mi::cpu {
 
 // Up to 64 keys that every query row of a row block visits, each row as far as the mask lets it.
 struct KeyTile {
-  int64_t first;          // keys [first, first + count) ...
-  const int32_t* columns; // ... or, if not null, columns[0 .. count)
+  int64_t first;           // keys [first, first + count) ...
+  const int32_t* columns;  // ... or, if not null, columns[0 .. count)
   int count;
   bool masked;  // some row does not see some key
 };
@@ -58,7 +58,9 @@ class HeadList {
   Band band(uint32_t b) const { return reinterpret_cast<const Band*>(bands_)[b]; }
   int32_t column(int64_t c) const { return int32_t(columns_[c]); }
   const uint32_t* coverage(int64_t m) const { return coverage_ + m * head_->column_words; }
-  uint32_t block_count(int64_t m) const { return blocks_[m] < head_->block_stride ? blocks_[m] : head_->block_stride; }
+  uint32_t block_count(int64_t m) const {
+    return blocks_[m] < head_->block_stride ? blocks_[m] : head_->block_stride;
+  }
   const uint32_t* blocks(int64_t m, int64_t row_blocks) const {
     return blocks_ + row_blocks + m * head_->block_stride;
   }
@@ -76,11 +78,12 @@ inline Mask mask_of(const AttentionArgs& a, const HeadList& list) {
 
 inline RowSpan row_span(const AttentionArgs& a, int64_t m) {
   const int64_t offset = int64_t(a.kv_len) - a.q_len;
-  return {offset + MI_BLOCK * m, min64(offset + MI_BLOCK * (m + 1), a.kv_len) - 1, offset + MI_BLOCK * (m + 1)};
+  return {offset + MI_BLOCK * m, min64(offset + MI_BLOCK * (m + 1), a.kv_len) - 1,
+          offset + MI_BLOCK * (m + 1)};
 }
 
-// visit(KeyTile) for every tile of row block m, in ascending order within each range; columns last. Stops when visit
-// returns false.
+// visit(KeyTile) for every tile of row block m, in ascending order within each range; columns last. Stops
+// when visit returns false.
 template <class Visit>
 void for_each_tile(const AttentionArgs& a, const HeadList& list, int64_t m, const Visit& visit) {
   if (!list.whole()) return;

@@ -16,7 +16,9 @@ uint16_t u16_at(const void* p) {
 }
 
 void copy_f32(const void* src, float* dst, int64_t n) { std::memmove(dst, src, size_t(n) * sizeof(float)); }
-void copy_to_f32(const float* src, void* dst, int64_t n) { std::memmove(dst, src, size_t(n) * sizeof(float)); }
+void copy_to_f32(const float* src, void* dst, int64_t n) {
+  std::memmove(dst, src, size_t(n) * sizeof(float));
+}
 
 void from_f16(const void* src, float* dst, int64_t n) {
   const auto* h = static_cast<const uint16_t*>(src);
@@ -85,17 +87,17 @@ void from_q4_1(const void* src, float* dst, int64_t n) {
   }
 }
 
-// Q4_K, 144 bytes for 256 elements: f16 d, f16 dmin, eight 6-bit scales and eight 6-bit minima in 12 bytes, 128 bytes
-// of nibbles. Elements 64 g + 0..31 are the low nibbles of bytes 32 g.., 64 g + 32..63 the high ones; each 32 have
-// a scale and a minimum. x = d scale q - dmin minimum.
+// Q4_K, 144 bytes for 256 elements: f16 d, f16 dmin, eight 6-bit scales and eight 6-bit minima in 12 bytes,
+// 128 bytes of nibbles. Elements 64 g + 0..31 are the low nibbles of bytes 32 g.., 64 g + 32..63 the high
+// ones; each 32 have a scale and a minimum. x = d scale q - dmin minimum.
 void from_q4_k(const void* src, float* dst, int64_t n) {
   const auto* block = static_cast<const uint8_t*>(src);
   for (int64_t i = 0; i < n; i += 256, block += 144) {
     const float d = f16_to_f32(u16_at(block)), dmin = f16_to_f32(u16_at(block + 2));
     const uint8_t *packed = block + 4, *quants = block + 16;
     for (int s = 0; s < 8; s++) {
-      // Bytes 0-3: scales 0-3 with the top bits of scales 4-7; 4-7: minima likewise; 8-11: low nibbles of scales
-      // 4-7 and of minima 4-7.
+      // Bytes 0-3: scales 0-3 with the top bits of scales 4-7; 4-7: minima likewise; 8-11: low nibbles of
+      // scales 4-7 and of minima 4-7.
       const int scale = s < 4 ? packed[s] & 63 : (packed[s + 4] & 15) | (packed[s - 4] >> 6) << 4;
       const int minimum = s < 4 ? packed[s + 4] & 63 : packed[s + 4] >> 4 | (packed[s] >> 6) << 4;
       const float a = d * float(scale), b = dmin * float(minimum);
@@ -107,15 +109,17 @@ void from_q4_k(const void* src, float* dst, int64_t n) {
   }
 }
 
-// Q6_K, 210 bytes for 256 elements: 128 bytes of low nibbles, 64 bytes of high bit pairs, 16 signed scales, f16 d. Each
-// half of 128 elements has 64 bytes of nibbles and 32 of pairs: quarter h (32 elements) takes the nibbles of
-// bytes 32 (h % 2).., low ones for h < 2, and pair h of each byte. x = d scale (q - 32), a scale per 16.
+// Q6_K, 210 bytes for 256 elements: 128 bytes of low nibbles, 64 bytes of high bit pairs, 16 signed scales,
+// f16 d. Each half of 128 elements has 64 bytes of nibbles and 32 of pairs: quarter h (32 elements) takes the
+// nibbles of bytes 32 (h % 2).., low ones for h < 2, and pair h of each byte. x = d scale (q - 32), a scale
+// per 16.
 void from_q6_k(const void* src, float* dst, int64_t n) {
   const auto* block = static_cast<const uint8_t*>(src);
   for (int64_t i = 0; i < n; i += 256, block += 210) {
     const float d = f16_to_f32(u16_at(block + 208));
     for (int half = 0; half < 2; half++) {
-      const uint8_t *low = block + 64 * half, *high = block + 128 + 32 * half, *scales = block + 192 + 8 * half;
+      const uint8_t *low = block + 64 * half, *high = block + 128 + 32 * half,
+                    *scales = block + 192 + 8 * half;
       for (int h = 0; h < 4; h++)
         for (int j = 0; j < 32; j++) {
           const int byte = low[32 * (h % 2) + j], nibble = h < 2 ? byte & 15 : byte >> 4;

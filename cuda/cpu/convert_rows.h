@@ -6,7 +6,8 @@
 
 namespace mi::cpu {
 
-// `n` elements, a multiple of the dtype's block. No pointer needs more than its type's alignment (GGUF blocks: none).
+// `n` elements, a multiple of the dtype's block. No pointer needs more than its type's alignment (GGUF
+// blocks: none).
 using RowToF32 = void (*)(const void* src, float* dst, int64_t n);
 using RowFromF32 = void (*)(const float* src, void* dst, int64_t n);
 

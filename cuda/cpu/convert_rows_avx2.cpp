@@ -10,7 +10,8 @@ namespace {
 void from_f16(const void* src, float* dst, int64_t n) {
   const auto* h = static_cast<const uint16_t*>(src);
   int64_t i = 0;
-  for (; i + 8 <= n; i += 8) _mm256_storeu_ps(dst + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(h + i))));
+  for (; i + 8 <= n; i += 8)
+    _mm256_storeu_ps(dst + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(h + i))));
   for (; i < n; i++) dst[i] = _cvtsh_ss(h[i]);
 }
 
@@ -21,7 +22,8 @@ void from_bf16(const void* src, float* dst, int64_t n) {
     const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)(h + i)));
     _mm256_storeu_ps(dst + i, _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16)));
   }
-  for (; i < n; i++) dst[i] = _mm_cvtss_f32(_mm_castsi128_ps(_mm_cvtsi32_si128(int32_t(uint32_t(h[i]) << 16))));
+  for (; i < n; i++)
+    dst[i] = _mm_cvtss_f32(_mm_castsi128_ps(_mm_cvtsi32_si128(int32_t(uint32_t(h[i]) << 16))));
 }
 
 void to_f16(const float* src, void* dst, int64_t n) {
@@ -53,7 +55,9 @@ void to_bf16(const float* src, void* dst, int64_t n) {
   for (; i < n; i++) h[i] = uint16_t(_mm256_cvtsi256_si32(bf16_words(_mm256_set1_ps(src[i]))));
 }
 
-__m256 f32_of_bytes(const uint8_t* q) { return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)q))); }
+__m256 f32_of_bytes(const uint8_t* q) {
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)q)));
+}
 
 void from_q8_0(const void* src, float* dst, int64_t n) {
   const auto* block = static_cast<const uint8_t*>(src);
@@ -61,7 +65,8 @@ void from_q8_0(const void* src, float* dst, int64_t n) {
     uint16_t half;
     __builtin_memcpy(&half, block, 2);
     const __m256 d = _mm256_set1_ps(_cvtsh_ss(half));
-    for (int j = 0; j < 32; j += 8) _mm256_storeu_ps(dst + i + j, _mm256_mul_ps(d, f32_of_bytes(block + 2 + j)));
+    for (int j = 0; j < 32; j += 8)
+      _mm256_storeu_ps(dst + i + j, _mm256_mul_ps(d, f32_of_bytes(block + 2 + j)));
   }
 }
 

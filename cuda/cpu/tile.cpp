@@ -79,8 +79,8 @@ void dots(int64_t count, int64_t k, const float* rows, int64_t stride, const flo
 }  // namespace
 
 const TileKernels kTilesPortable = {
-    MI_ISA_PORTABLE, gemm,    column_max, exp2,    scale_columns, transpose,
-    dots,            nullptr, nullptr,    nullptr, nullptr,       nullptr, nullptr,
+    MI_ISA_PORTABLE, gemm,    column_max, exp2,    scale_columns, transpose, dots,
+    nullptr,         nullptr, nullptr,    nullptr, nullptr,       nullptr,
 };
 
 const TileKernels& tile_kernels(mi_isa isa) {

@@ -34,7 +34,8 @@ void gemm(int64_t m, int64_t n, int64_t k, const float* a, int64_t a_row, int64_
   for (; n > 0; n -= 16, b += 16, c += 16) {
     int64_t i = 0;
     const auto run = [&](auto kernel, int64_t step) {
-      for (; i + step <= m; i += step) kernel(k, a + i * a_row, a_row, a_col, b, ldb, c + i * ldc, ldc, accumulate);
+      for (; i + step <= m; i += step)
+        kernel(k, a + i * a_row, a_row, a_col, b, ldb, c + i * ldc, ldc, accumulate);
     };
     run(block<6>, 6);
     run(block<4>, 4);
@@ -83,7 +84,8 @@ void exp2(int64_t rows, int64_t n, float* s, int64_t ld, float scale, const floa
 void scale_columns(int64_t rows, int64_t n, float* c, int64_t ld, const float* factor) {
   for (int64_t i = 0; i < rows; i++)
     for (int64_t j = 0; j < n; j += 8)
-      _mm256_storeu_ps(c + i * ld + j, _mm256_mul_ps(_mm256_loadu_ps(c + i * ld + j), _mm256_loadu_ps(factor + j)));
+      _mm256_storeu_ps(c + i * ld + j,
+                       _mm256_mul_ps(_mm256_loadu_ps(c + i * ld + j), _mm256_loadu_ps(factor + j)));
 }
 
 void dots(int64_t count, int64_t k, const float* rows, int64_t stride, const float* w, float* dots) {
@@ -135,15 +137,16 @@ void transpose(int64_t rows, int64_t columns, const void* src, int64_t lds, void
         continue;
       }
       for (int64_t y = i; y < i + 8 && y < rows; y++)
-        for (int64_t x = j; x < j + 8 && x < columns; x++) __builtin_memcpy(to + x * ldd + y, from + y * lds + x, 4);
+        for (int64_t x = j; x < j + 8 && x < columns; x++)
+          __builtin_memcpy(to + x * ldd + y, from + y * lds + x, 4);
     }
 }
 
 }  // namespace avx2
 
 const TileKernels kTilesAvx2 = {
-    MI_ISA_AVX2, gemm,    column_max, exp2,    scale_columns, avx2::transpose,
-    dots,        nullptr, nullptr,    nullptr, nullptr,       nullptr, nullptr,
+    MI_ISA_AVX2, gemm,    column_max, exp2,    scale_columns, avx2::transpose, dots,
+    nullptr,     nullptr, nullptr,    nullptr, nullptr,       nullptr,
 };
 
 }  // namespace mi::cpu

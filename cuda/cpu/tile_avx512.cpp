@@ -9,8 +9,8 @@
 namespace mi::cpu {
 namespace {
 
-// One R x 16V block of C. Not inlined, because among its siblings the compiler runs out of address registers; the
-// outer loops are unrolled by hand, because otherwise the sums travel over the stack before and after.
+// One R x 16V block of C. Not inlined, because among its siblings the compiler runs out of address registers;
+// the outer loops are unrolled by hand, because otherwise the sums travel over the stack before and after.
 template <int R, int V>
 __attribute__((noinline)) void block(int64_t k, const float* a, int64_t a_row, int64_t a_col, const float* b,
                                      int64_t ldb, float* c, int64_t ldc, bool accumulate) {
@@ -36,13 +36,14 @@ __attribute__((noinline)) void block(int64_t k, const float* a, int64_t a_row, i
     }
 }
 
-// A strip of 16V columns. 4 x 64 is the fastest block: sixteen sums hide the FMA's latency, eight loads feed sixteen
-// FMAs, and four rows need few address registers (98% of peak on Zen 4).
+// A strip of 16V columns. 4 x 64 is the fastest block: sixteen sums hide the FMA's latency, eight loads feed
+// sixteen FMAs, and four rows need few address registers (98% of peak on Zen 4).
 template <int R, int V>
-void strip(int64_t m, int64_t k, const float* a, int64_t a_row, int64_t a_col, const float* b, int64_t ldb, float* c,
-           int64_t ldc, bool accumulate) {
+void strip(int64_t m, int64_t k, const float* a, int64_t a_row, int64_t a_col, const float* b, int64_t ldb,
+           float* c, int64_t ldc, bool accumulate) {
   int64_t i = 0;
-  for (; i + R <= m; i += R) block<R, V>(k, a + i * a_row, a_row, a_col, b, ldb, c + i * ldc, ldc, accumulate);
+  for (; i + R <= m; i += R)
+    block<R, V>(k, a + i * a_row, a_row, a_col, b, ldb, c + i * ldc, ldc, accumulate);
   for (; i < m; i++) block<1, V>(k, a + i * a_row, a_row, a_col, b, ldb, c + i * ldc, ldc, accumulate);
 }
 
@@ -93,7 +94,8 @@ void exp2(int64_t rows, int64_t n, float* s, int64_t ld, float scale, const floa
 void scale_columns(int64_t rows, int64_t n, float* c, int64_t ld, const float* factor) {
   for (int64_t i = 0; i < rows; i++)
     for (int64_t j = 0; j < n; j += 16)
-      _mm512_storeu_ps(c + i * ld + j, _mm512_mul_ps(_mm512_loadu_ps(c + i * ld + j), _mm512_loadu_ps(factor + j)));
+      _mm512_storeu_ps(c + i * ld + j,
+                       _mm512_mul_ps(_mm512_loadu_ps(c + i * ld + j), _mm512_loadu_ps(factor + j)));
 }
 
 // Four sums of one row hide the FMA's latency; further rows read w from the first-level cache.
@@ -108,15 +110,27 @@ void dots(int64_t count, int64_t k, const float* rows, int64_t stride, const flo
       const __mmask16 in = k - p >= 16 ? 0xffff : (__mmask16)((1u << (k - p)) - 1);
       sum[0] = _mm512_fmadd_ps(_mm512_maskz_loadu_ps(in, rows + p), _mm512_maskz_loadu_ps(in, w + p), sum[0]);
     }
-    dots[i] = _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(sum[0], sum[1]), _mm512_add_ps(sum[2], sum[3])));
+    dots[i] =
+        _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(sum[0], sum[1]), _mm512_add_ps(sum[2], sum[3])));
   }
 }
 
 }  // namespace avx512
 
 const TileKernels kTilesAvx512 = {
-    MI_ISA_AVX512, avx512::gemm, avx512::column_max, avx512::exp2, avx512::scale_columns, avx2::transpose,
-    avx512::dots,  nullptr,      nullptr,            nullptr,      nullptr,               nullptr, nullptr,
+    MI_ISA_AVX512,
+    avx512::gemm,
+    avx512::column_max,
+    avx512::exp2,
+    avx512::scale_columns,
+    avx2::transpose,
+    avx512::dots,
+    nullptr,
+    nullptr,
+    nullptr,
+    nullptr,
+    nullptr,
+    nullptr,
 };
 
 }  // namespace mi::cpu

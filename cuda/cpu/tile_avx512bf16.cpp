@@ -42,15 +42,16 @@ __attribute__((noinline)) void block(int64_t pairs, const uint16_t* a, int64_t a
 }
 
 template <int R, int V>
-void strip(int64_t m, int64_t pairs, const uint16_t* a, int64_t a_row, int64_t a_col, const uint32_t* b, int64_t ldb,
-           float* c, int64_t ldc, bool accumulate) {
+void strip(int64_t m, int64_t pairs, const uint16_t* a, int64_t a_row, int64_t a_col, const uint32_t* b,
+           int64_t ldb, float* c, int64_t ldc, bool accumulate) {
   int64_t i = 0;
-  for (; i + R <= m; i += R) block<R, V>(pairs, a + i * a_row, a_row, a_col, b, ldb, c + i * ldc, ldc, accumulate);
+  for (; i + R <= m; i += R)
+    block<R, V>(pairs, a + i * a_row, a_row, a_col, b, ldb, c + i * ldc, ldc, accumulate);
   for (; i < m; i++) block<1, V>(pairs, a + i * a_row, a_row, a_col, b, ldb, c + i * ldc, ldc, accumulate);
 }
 
-void gemm_bf16(int64_t m, int64_t n, int64_t k, const uint16_t* a, int64_t a_row, int64_t a_col, const uint32_t* b,
-               int64_t ldb, float* c, int64_t ldc, bool accumulate) {
+void gemm_bf16(int64_t m, int64_t n, int64_t k, const uint16_t* a, int64_t a_row, int64_t a_col,
+               const uint32_t* b, int64_t ldb, float* c, int64_t ldc, bool accumulate) {
   int64_t j = 0;
   for (; j + 64 <= n; j += 64) strip<4, 4>(m, k / 2, a, a_row, a_col, b + j, ldb, c + j, ldc, accumulate);
   for (; j + 32 <= n; j += 32) strip<8, 2>(m, k / 2, a, a_row, a_col, b + j, ldb, c + j, ldc, accumulate);
@@ -60,7 +61,8 @@ void gemm_bf16(int64_t m, int64_t n, int64_t k, const uint16_t* a, int64_t a_row
 // Index of a permutation of 16-bit elements that pairs elements low, low + 1, ... with high, high + 1, ...
 __m512i pair_index(int low, int high) {
   const __m512i lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
-  return _mm512_add_epi32(_mm512_mullo_epi32(lane, _mm512_set1_epi32(0x10001)), _mm512_set1_epi32(low | high << 16));
+  return _mm512_add_epi32(_mm512_mullo_epi32(lane, _mm512_set1_epi32(0x10001)),
+                          _mm512_set1_epi32(low | high << 16));
 }
 
 __m512 exp2(__m512 x) {
@@ -70,8 +72,8 @@ __m512 exp2(__m512 x) {
   return _mm512_scalef_ps(y, x);
 }
 
-void exp2_bf16(int64_t rows, int64_t n, const float* s, int64_t ld, float scale, const float* shift, float* sum,
-               uint32_t* p, int64_t ldp) {
+void exp2_bf16(int64_t rows, int64_t n, const float* s, int64_t ld, float scale, const float* shift,
+               float* sum, uint32_t* p, int64_t ldp) {
   const __m512 c = _mm512_set1_ps(scale);
   const __m512i interleave = pair_index(0, 16);  // the conversion puts the even row into the low half
   for (int64_t j = 0; j < n; j += 16) {
@@ -103,9 +105,9 @@ void pair_rows(int64_t n, const uint16_t* even, const uint16_t* odd, uint32_t* d
 }  // namespace
 
 const TileKernels kTilesAvx512Bf16 = {
-    MI_ISA_AVX512_BF16, avx512::gemm, avx512::column_max, avx512::exp2, avx512::scale_columns, avx2::transpose,
-    avx512::dots,       gemm_bf16,    exp2_bf16,          pair_rows,    vnni::gemm_q8,         vnni::quantise_q8,
-    vnni::dots_q8,
+    MI_ISA_AVX512_BF16, avx512::gemm,      avx512::column_max, avx512::exp2, avx512::scale_columns,
+    avx2::transpose,    avx512::dots,      gemm_bf16,          exp2_bf16,    pair_rows,
+    vnni::gemm_q8,      vnni::quantise_q8, vnni::dots_q8,
 };
 
 }  // namespace mi::cpu

@@ -15,11 +15,13 @@ __m512i quad_of(const int8_t* a) {
   return _mm512_set1_epi32(quad);
 }
 
-// One R x 16V block of C. vpdpbusd takes unsigned times signed bytes: the panel is the unsigned side, and the sums of
-// a block start at `offset`, which takes its shift of 128 out again. Not inlined: see tile_avx512.cpp.
+// One R x 16V block of C. vpdpbusd takes unsigned times signed bytes: the panel is the unsigned side, and the
+// sums of a block start at `offset`, which takes its shift of 128 out again. Not inlined: see
+// tile_avx512.cpp.
 template <int R, int V>
 __attribute__((noinline)) void block(int64_t blocks, Q8Rows a, int64_t stride, const uint32_t* panel,
-                                     const float* panel_scales, int64_t ldb, float* c, int64_t ldc, bool accumulate) {
+                                     const float* panel_scales, int64_t ldb, float* c, int64_t ldc,
+                                     bool accumulate) {
   __m512 sum[R][V];
 #pragma GCC unroll 16
   for (int i = 0; i < R; i++)
@@ -66,7 +68,8 @@ void strip(int64_t m, int64_t blocks, const Q8Rows& a, int64_t stride, const uin
   int64_t i = 0;
   for (; i + 4 <= m; i += 4)
     block<4, V>(blocks, from(i), stride, panel, panel_scales, ldb, c + i * ldc, ldc, accumulate);
-  for (; i < m; i++) block<1, V>(blocks, from(i), stride, panel, panel_scales, ldb, c + i * ldc, ldc, accumulate);
+  for (; i < m; i++)
+    block<1, V>(blocks, from(i), stride, panel, panel_scales, ldb, c + i * ldc, ldc, accumulate);
 }
 
 }  // namespace
@@ -86,7 +89,8 @@ void quantise_q8(int64_t blocks, const float* x, int8_t* quants, float* scales, 
   for (int64_t b = 0; b < blocks; b++, x += 32, quants += 32) {
     const __m512 x0 = _mm512_loadu_ps(x), x1 = _mm512_loadu_ps(x + 16);
     const __m512 a0 = _mm512_abs_ps(x0), a1 = _mm512_abs_ps(x1);
-    const bool finite = !(_mm512_cmp_ps_mask(a0, infinity, _CMP_NLT_UQ) | _mm512_cmp_ps_mask(a1, infinity, _CMP_NLT_UQ));
+    const bool finite =
+        !(_mm512_cmp_ps_mask(a0, infinity, _CMP_NLT_UQ) | _mm512_cmp_ps_mask(a1, infinity, _CMP_NLT_UQ));
     const float scale = _mm512_reduce_max_ps(_mm512_max_ps(a0, a1)) / 127.0f;
     scales[b] = finite ? scale : __builtin_nanf("");
     // Below the smallest normal number the reciprocal may overflow; such a block is 0 for every purpose.
@@ -97,7 +101,8 @@ void quantise_q8(int64_t blocks, const float* x, int8_t* quants, float* scales, 
     _mm_storeu_si128((__m128i*)(quants + 16), q1);
     // Sum of the bytes as unsigned ones, each 128 too large.
     const __m128i flip = _mm_set1_epi8(-128), zero = _mm_setzero_si128();
-    const __m128i sum = _mm_add_epi64(_mm_sad_epu8(_mm_xor_si128(q0, flip), zero), _mm_sad_epu8(_mm_xor_si128(q1, flip), zero));
+    const __m128i sum = _mm_add_epi64(_mm_sad_epu8(_mm_xor_si128(q0, flip), zero),
+                                      _mm_sad_epu8(_mm_xor_si128(q1, flip), zero));
     const int32_t total = _mm_cvtsi128_si32(sum) + _mm_extract_epi32(sum, 2) - 32 * 128;
     offset[b] = -128 * total;
   }
@@ -115,7 +120,8 @@ void dots_q8(int64_t count, int64_t blocks, const Q8Rows& rows, int64_t stride, 
     for (int64_t b = 0; b < blocks; b++, block += kBytes, quants += 32) {
       uint16_t half;
       __builtin_memcpy(&half, block, 2);
-      const __m256i right = _mm256_xor_si256(_mm256_loadu_si256((const __m256i*)(block + 2)), _mm256_set1_epi8(-128));
+      const __m256i right =
+          _mm256_xor_si256(_mm256_loadu_si256((const __m256i*)(block + 2)), _mm256_set1_epi8(-128));
       const __m256i left = _mm256_loadu_si256((const __m256i*)quants);
       const __m256i start = _mm256_zextsi128_si256(_mm_cvtsi32_si128(offset[b]));
       const __m256i dot = _mm256_dpbusd_epi32(start, right, left);

@@ -6,10 +6,10 @@
 namespace mi::cpu {
 namespace {
 
-constexpr int64_t kDirectRows = 4;      // up to here packing costs more than it saves
-constexpr int64_t kChunk = 1024;        // rows whose activations are converted at a time: bounds the workspace
-constexpr int64_t kRowBlock = 64;       // rows of one product
-constexpr int64_t kLeastRows = 256;     // of an item: fewer do not repay packing its panel
+constexpr int64_t kDirectRows = 4;   // up to here packing costs more than it saves
+constexpr int64_t kChunk = 1024;     // rows whose activations are converted at a time: bounds the workspace
+constexpr int64_t kRowBlock = 64;    // rows of one product
+constexpr int64_t kLeastRows = 256;  // of an item: fewer do not repay packing its panel
 constexpr int64_t kItemsPerThread = 4;  // that many keep threads evenly busy
 constexpr int64_t kFeatures = 32;       // of an item, where rows are few
 
@@ -39,8 +39,8 @@ static_assert(sizeof(Scratch) <= Pool::kScratchBytes, "a panel and its sums fit 
 
 // Rows [at, at + rows) of the chunk that begins with row `first`, times the weights of one panel.
 template <class Math>
-void multiply_panel(const Pool& pool, const LinearArgs& a, const Math& math, int64_t first, int64_t at, int64_t rows,
-                    int64_t feature, Scratch& scratch) {
+void multiply_panel(const Pool& pool, const LinearArgs& a, const Math& math, int64_t first, int64_t at,
+                    int64_t rows, int64_t feature, Scratch& scratch) {
   const int64_t features = min64(kPanel, a.out_features - feature);
   // An f32 result needs no second place for its sums.
   const bool in_place = a.y.dtype == MI_F32 && !a.bias && features == kPanel;
@@ -74,7 +74,8 @@ void multiply_rows(Pool& pool, const LinearArgs& a) {
     if (Math::row_bytes(a) > 0) {
       constexpr int64_t kGrain = 16;
       pool.parallel(ceil_div(rows, kGrain), [&](int64_t item, int) {
-        for (int64_t at = item * kGrain; at < min64((item + 1) * kGrain, rows); at++) math.convert(first + at, at);
+        for (int64_t at = item * kGrain; at < min64((item + 1) * kGrain, rows); at++)
+          math.convert(first + at, at);
       });
     }
     const int64_t wanted = ceil_div(kItemsPerThread * pool.threads(), panels);
@@ -122,7 +123,8 @@ void dot_rows_q8(Pool& pool, const LinearArgs& a) {
     float sums[kDirectRows][kFeatures];
     for (int64_t j = 0; j < features; j++) {
       float dots[kDirectRows];
-      kernels.dots_q8(a.rows, a.in_features / 32, math.rows(0, 0), a.in_features / 32, element_of(a.w, feature + j), dots);
+      kernels.dots_q8(a.rows, a.in_features / 32, math.rows(0, 0), a.in_features / 32,
+                      element_of(a.w, feature + j), dots);
       for (int64_t r = 0; r < a.rows; r++) sums[r][j] = dots[r];
     }
     for (int64_t r = 0; r < a.rows; r++) finish(a, pool.isa(), r, feature, features, sums[r]);

@@ -1,5 +1,6 @@
-// The product of a linear layer in its three arithmetics: f32, bf16 operands, and 8-bit blocks. Each class converts the
-// activations of a chunk of rows once, packs the weights of kPanel output features at a time and multiplies the two.
+// The product of a linear layer in its three arithmetics: f32, bf16 operands, and 8-bit blocks. Each class
+// converts the activations of a chunk of rows once, packs the weights of kPanel output features at a time and
+// multiplies the two.
 #pragma once
 #include <cstring>
 
@@ -28,10 +29,9 @@ inline const char* element_of(const View& v, int64_t row, int64_t column = 0) {
 // visit(k, values, n) with input features [k, k + n) of a row of x as f32, piece by piece.
 template <class Visit>
 void for_each_piece(const LinearArgs& a, mi_isa isa, int64_t row, const Visit& visit) {
-  constexpr int64_t kPiece = 1024;
-  float buffer[kPiece];
-  for (int64_t k = 0; k < a.in_features; k += kPiece) {
-    const int64_t n = min64(kPiece, a.in_features - k);
+  float buffer[kDepth];
+  for (int64_t k = 0; k < a.in_features; k += kDepth) {
+    const int64_t n = min64(kDepth, a.in_features - k);
     const void* x = element_of(a.x, row, k);
     if (a.x.dtype != MI_F32) row_to_f32(isa, a.x.dtype)(x, buffer, n);
     visit(k, a.x.dtype == MI_F32 ? static_cast<const float*>(x) : buffer, n);
@@ -40,7 +40,9 @@ void for_each_piece(const LinearArgs& a, mi_isa isa, int64_t row, const Visit& v
 
 class LinearF32 {
  public:
-  static int64_t row_bytes(const LinearArgs& a) { return a.x.dtype == MI_F32 ? 0 : round_up(a.in_features * 4, 64); }
+  static int64_t row_bytes(const LinearArgs& a) {
+    return a.x.dtype == MI_F32 ? 0 : round_up(int64_t(a.in_features) * 4, 64);
+  }
   LinearF32(const LinearArgs& a, const TileKernels& kernels, void* rows, int64_t)
       : a_(a), kernels_(kernels), rows_(static_cast<float*>(rows)), stride_(row_bytes(a) / 4) {}
 
@@ -59,17 +61,18 @@ class LinearF32 {
   void multiply(int64_t first, int64_t at, int64_t m, int64_t k, int64_t depth, const Panel& panel, float* c,
                 int64_t ldc, bool accumulate) const {
     const bool in_place = a_.x.dtype == MI_F32;
-    const float* x = in_place ? reinterpret_cast<const float*>(element_of(a_.x, first + at)) : rows_ + at * stride_;
+    const float* x =
+        in_place ? reinterpret_cast<const float*>(element_of(a_.x, first + at)) : rows_ + at * stride_;
     const int64_t stride = in_place ? a_.x.row_stride : stride_;
     constexpr int64_t kStep = 64;  // 16 KiB of the panel, which stay in the first-level cache
     for (int64_t p = 0; p < depth; p += kStep)
-      kernels_.gemm(m, kPanel, min64(kStep, depth - p), x + k + p, stride, 1, panel.words + p * kPanel, kPanel, c, ldc,
-                    accumulate || p > 0);
+      kernels_.gemm(m, kPanel, min64(kStep, depth - p), x + k + p, stride, 1, panel.words + p * kPanel,
+                    kPanel, c, ldc, accumulate || p > 0);
   }
 
   // Weights as f32 rows [kPanel][stride], zero from `depth` on.
-  static void stage(const LinearArgs& a, mi_isa isa, int64_t feature, int64_t k, int64_t depth, int64_t stride,
-                    float* rows) {
+  static void stage(const LinearArgs& a, mi_isa isa, int64_t feature, int64_t k, int64_t depth,
+                    int64_t stride, float* rows) {
     const RowToF32 to_f32 = row_to_f32(isa, a.w.dtype);
     for (int64_t j = 0; j < kPanel; j++, rows += stride) {
       const int64_t filled = feature + j < a.out_features ? depth : 0;
@@ -89,7 +92,9 @@ class LinearF32 {
 class LinearBf16 {
  public:
   static bool in_place(const LinearArgs& a) { return a.x.dtype == MI_BF16 && a.in_features % 2 == 0; }
-  static int64_t row_bytes(const LinearArgs& a) { return in_place(a) ? 0 : round_up(a.in_features * 2, 64); }
+  static int64_t row_bytes(const LinearArgs& a) {
+    return in_place(a) ? 0 : round_up(int64_t(a.in_features) * 2, 64);
+  }
   LinearBf16(const LinearArgs& a, const TileKernels& kernels, void* rows, int64_t)
       : a_(a), kernels_(kernels), rows_(static_cast<uint16_t*>(rows)), stride_(row_bytes(a) / 2) {}
 
@@ -103,17 +108,16 @@ class LinearBf16 {
 
   void pack(int64_t feature, int64_t k, int64_t depth, Panel& panel) const {
     const int64_t even = round_up(depth, 2);
-    auto* halves = reinterpret_cast<uint16_t*>(panel.words);
-    LinearF32::stage(a_, kernels_.isa, feature, k, depth, even, panel.staging);
-    row_from_f32(kernels_.isa, MI_BF16)(panel.staging, halves, kPanel * even);
-    std::memcpy(panel.staging, halves, size_t(kPanel * even) * sizeof *halves);
+    LinearF32::stage(a_, kernels_.isa, feature, k, depth, even, panel.words);
+    row_from_f32(kernels_.isa, MI_BF16)(panel.words, panel.staging, kPanel * even);
     kernels_.transpose(kPanel, even / 2, panel.staging, even / 2, panel.words, kPanel);
   }
 
   void multiply(int64_t first, int64_t at, int64_t m, int64_t k, int64_t depth, const Panel& panel, float* c,
                 int64_t ldc, bool accumulate) const {
     const bool direct = in_place(a_);
-    const uint16_t* x = direct ? reinterpret_cast<const uint16_t*>(element_of(a_.x, first + at)) : rows_ + at * stride_;
+    const uint16_t* x =
+        direct ? reinterpret_cast<const uint16_t*>(element_of(a_.x, first + at)) : rows_ + at * stride_;
     const int64_t stride = direct ? a_.x.row_stride : stride_;
     const auto* pairs = reinterpret_cast<const uint32_t*>(panel.words);
     constexpr int64_t kStep = 128;
@@ -132,7 +136,7 @@ class LinearBf16 {
 // Q8_0 weights as they are, activations quantised in blocks of 32 likewise.
 class LinearQ8 {
  public:
-  static int64_t row_bytes(const LinearArgs& a) { return a.in_features + a.in_features / 32 * 8; }
+  static int64_t row_bytes(const LinearArgs& a) { return int64_t(a.in_features) + a.in_features / 32 * 8; }
   LinearQ8(const LinearArgs& a, const TileKernels& kernels, void* rows, int64_t chunk)
       : a_(a), kernels_(kernels), blocks_(a.in_features / 32) {
     quants_ = static_cast<int8_t*>(rows);
@@ -169,10 +173,11 @@ class LinearQ8 {
     kernels_.transpose(kPanel, depth / 4, bytes, depth / 4, panel.words, kPanel);
   }
 
-  void multiply(int64_t, int64_t at, int64_t m, int64_t k, int64_t depth, const Panel& panel, float* c, int64_t ldc,
-                bool accumulate) const {
-    kernels_.gemm_q8(m, kPanel, depth / 32, rows(at, k), blocks_, reinterpret_cast<const uint32_t*>(panel.words),
-                     panel.scales, kPanel, c, ldc, accumulate);
+  void multiply(int64_t, int64_t at, int64_t m, int64_t k, int64_t depth, const Panel& panel, float* c,
+                int64_t ldc, bool accumulate) const {
+    kernels_.gemm_q8(m, kPanel, depth / 32, rows(at, k), blocks_,
+                     reinterpret_cast<const uint32_t*>(panel.words), panel.scales, kPanel, c, ldc,
+                     accumulate);
   }
 
   Q8Rows rows(int64_t at, int64_t k) const {

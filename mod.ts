@@ -37,6 +37,7 @@ export {
   attention,
   buildIndex,
   estimate,
+  readIndex,
   sparseAttention,
   SparseIndex,
 } from "./src/attention/attention.ts";
@@ -57,6 +58,7 @@ export type {
   HeadPattern,
   VerticalSlashPattern,
 } from "./src/attention/patterns.ts";
+export type { Band, HeadList } from "./src/attention/work_list.ts";
 export type { HeadStats } from "./src/attention/stats.ts";
 export { loadModel, Model } from "./src/model/model.ts";
 export type { LoadOptions, SessionOptions } from "./src/model/model.ts";

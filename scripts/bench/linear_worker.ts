@@ -4,6 +4,7 @@ import { FORMAT } from "../../src/device/dtype.ts";
 import { linear, type Weight } from "../../src/device/ops.ts";
 import { Scratch } from "../../src/device/scratch.ts";
 import { activationDtype } from "../../src/model/decoder.ts";
+import { engineOf } from "../../src/model/model.ts";
 import { type Load, readJob, underLoad, writeReport } from "./worker.ts";
 
 /** Linear layers of one decoder layer. */
@@ -43,7 +44,7 @@ await using device = await openDevice({ kind: "cpu", threads: job.threads });
 await using model = await loadModel(job.model, { device });
 using scratch = new Scratch(device);
 const dtype = activationDtype(device);
-const { q, k, v, output, gate, up, down } = model.decoder.parameters.layers[0];
+const { q, k, v, output, gate, up, down } = engineOf(model).decoder.parameters.layers[0];
 const weights: Weight[] = [q, k, v, output, gate, up, down].map(({ weight }) => weight);
 const flop = weights.reduce((sum, { rows, columns }) => sum + 2 * job.rows * rows * columns, 0);
 

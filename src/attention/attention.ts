@@ -18,6 +18,7 @@ import {
   type WorkList,
 } from "./sequence.ts";
 import { decodeStats, type HeadStats, statsBytes } from "./stats.ts";
+import { decodeWorkList, type HeadList } from "./work_list.ts";
 
 /** Lengths of one sequence of a padded batch. */
 export interface SequenceLengths {
@@ -242,6 +243,20 @@ export class SparseIndex implements Disposable {
   [Symbol.dispose](): void {
     for (const scratch of indexParts.get(this)?.memory ?? []) scratch[Symbol.dispose]();
   }
+}
+
+/**
+ * Reads an index back: what each head will compute.
+ *
+ * @param index From {@linkcode buildIndex}.
+ * @param batch Sequence. Default 0.
+ * @returns One list per query head.
+ */
+export async function readIndex(index: SparseIndex, batch = 0): Promise<HeadList[]> {
+  const parts = indexParts.get(index)!;
+  // The list is the only thing its scratch holds; the buffer may be longer than the list.
+  const buffer = parts.memory[batch].buffer("work list", 0);
+  return decodeWorkList(await buffer.readBytes(0, parts.lists[batch].bytes), parts.shapes[batch]);
 }
 
 /**

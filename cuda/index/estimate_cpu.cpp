@@ -7,21 +7,8 @@
 namespace mi::cpu {
 namespace {
 
-typedef float Lanes __attribute__((vector_size(kLanes * sizeof(float)), aligned(4), may_alias));
-
 // Diagonals of one key range: [kRangeKeys + 63] and room for the last vector to run over.
 constexpr int64_t kDiagonals = kRangeKeys + MI_BLOCK + kLanes;
-
-void add_columns(const float* p, int count, int lanes, float* vertical) {
-  for (int i = 0; i < count; i++) {
-    Lanes sum = {};
-    for (int r = 0; r < lanes; r += kLanes)
-      sum += *reinterpret_cast<const Lanes*>(p + int64_t(i) * ProbeTile::kStride + r);
-    float total = 0;
-    for (int j = 0; j < kLanes; j++) total += sum[j];
-    vertical[i] = total;
-  }
-}
 
 // diagonals[row - key + count - 1] += p[key][row]. Neighbouring diagonals lie side by side in a row of p, so a vector
 // of them walks down the tile one row and one element at a time.
@@ -69,7 +56,7 @@ void estimate(Pool& pool, const EstimateArgs& a) {
       const int count = int(min64(ProbeTile::kKeys, range.last - first));
       const float* p = tile.scores(first, count);
       tile.exponentials(count, shift, unused);
-      add_columns(p, count, tile.lanes(), vertical + first);
+      sum_columns(p, count, tile.lanes(), vertical + first);
       add_diagonals(p, count, tile.lanes(), diagonals + (range.last - first - count));
     }
     std::copy_n(diagonals + rows - 1, range.last - range.first, a.slash + head * a.kv_len + a.kv_len - range.last);

@@ -10,6 +10,9 @@
 
 namespace mi::cpu {
 
+// A vector of f32, wherever it lies; the compiler cuts it to what the machine has.
+typedef float Lanes __attribute__((vector_size(kLanes * sizeof(float)), aligned(4), may_alias));
+
 constexpr float kLog2E = 1.44269504088896341f, kLn2 = 0.693147180559945309f;
 
 struct Probe {
@@ -91,6 +94,9 @@ class ProbeTile {
 // Shifts for ProbeTile::exponentials from log-sum-exps: weights become probabilities. Lanes outside [first, last)
 // get weight 0.
 void probability_shifts(const float* lse, int first, int last, float* shift /* [64] */);
+
+// vertical[key] = sum of p[key][row] over rows, from probabilities left by ProbeTile::exponentials.
+void sum_columns(const float* p, int count, int lanes, float* vertical);
 
 // lse[head][row] of every probe row.
 void probe_lse(Pool& pool, const Probe& probe, float* lse, void* workspace);

@@ -78,6 +78,17 @@ float* ProbeTile::scores(const KeyTile& tile) {
   return s_;
 }
 
+void sum_columns(const float* p, int count, int lanes, float* vertical) {
+  for (int i = 0; i < count; i++) {
+    Lanes sum = {};
+    for (int r = 0; r < lanes; r += kLanes)
+      sum += *reinterpret_cast<const Lanes*>(p + int64_t(i) * ProbeTile::kStride + r);
+    float total = 0;
+    for (int j = 0; j < kLanes; j++) total += sum[j];
+    vertical[i] = total;
+  }
+}
+
 void probability_shifts(const float* lse, int first, int last, float* shift) {
   for (int r = 0; r < MI_BLOCK; r++) shift[r] = r >= first && r < last ? lse[r] * kLog2E : FLT_MAX;
 }

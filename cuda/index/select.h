@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
-#include <vector>
 
 namespace mi::cpu {
 
@@ -43,7 +42,7 @@ void top_k(const float* values, int64_t n, int64_t k, int64_t forced, const Emit
   }
 }
 
-// The fewest of the largest values (not negative, not NaN) that sum up to `need`, at most `limit`.
+// The fewest of the largest values (not negative, not NaN) that sum up to `need`; at most `limit`, none that is zero.
 struct Prefix {
   int64_t count;
   double sum;
@@ -51,24 +50,27 @@ struct Prefix {
 inline Prefix fewest_for_sum(const float* values, int64_t n, double need, int64_t limit, float* scratch /* [n] */) {
   Prefix p{0, 0};
   if (need <= 0) return p;
-  constexpr int kShift = 20;  // bins of an eighth of an octave
-  std::vector<int64_t> count(1 << (32 - kShift));
-  std::vector<double> sum(count.size());
+  constexpr int kShift = 20, kBins = 2048;  // of an eighth of an octave; the sign bit is always set
+  int64_t count[kBins] = {};
+  double sum[kBins] = {};
   for (int64_t i = 0; i < n; i++) {
-    const uint32_t bin = ordered_bits(values[i]) >> kShift;
+    const uint32_t bin = ordered_bits(values[i]) >> kShift & (kBins - 1);
     count[bin]++;
     sum[bin] += values[i];
   }
-  size_t bin = count.size() - 1;
+  uint32_t bin = kBins - 1;
   for (; bin > 0 && p.sum + sum[bin] < need && p.count + count[bin] <= limit; bin--) {
     p.sum += sum[bin];
     p.count += count[bin];
   }
   int64_t inside = 0;
   for (int64_t i = 0; i < n; i++)
-    if (ordered_bits(values[i]) >> kShift == bin) scratch[inside++] = values[i];
+    if ((ordered_bits(values[i]) >> kShift & (kBins - 1)) == bin) scratch[inside++] = values[i];
   std::sort(scratch, scratch + inside, [](float a, float b) { return a > b; });
-  for (int64_t i = 0; i < inside && p.sum < need && p.count < limit && scratch[i] > 0; i++, p.count++) p.sum += scratch[i];
+  for (int64_t i = 0; i < inside && p.sum < need && p.count < limit && scratch[i] > 0; i++) {
+    p.sum += scratch[i];
+    p.count++;
+  }
   return p;
 }
 

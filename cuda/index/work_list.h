@@ -84,8 +84,8 @@ inline HeadLayout head_layout(const mi_pattern& p, int64_t q_len, int64_t kv_len
   };
   if (p.kind == MI_VERTICAL_SLASH) {
     const VerticalSlashBudget b = vertical_slash_budget(p, kv_len);
-    // Merged bands never touch, so there are at most half as many as tiles; forced tiles add a few.
-    l.band_capacity = min64(b.distances, key_blocks / 2 + 2) + 4;
+    // Bands are at least 64 wide and do not touch; forced tiles may come on top of the budget.
+    l.band_capacity = min64(b.distances, key_blocks + 2) + 4;
     l.column_capacity = round_up(b.columns, 64);
     l.column_words = l.column_capacity / 32;
     l.bands = take(l.band_capacity * (int64_t)sizeof(Band));

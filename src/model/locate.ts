@@ -9,7 +9,7 @@ import { MInferenceError } from "../native/errors.ts";
 import { stat } from "./file.ts";
 
 /** Folders that hold models: `MINFERENCE_MODELS`, then `models/` of a checkout of this package. */
-function modelFolders(): string[] {
+export function modelFolders(): string[] {
   const folders: string[] = [];
   try {
     const folder = Deno.env.get("MINFERENCE_MODELS");

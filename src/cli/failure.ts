@@ -1,0 +1,31 @@
+/**
+ * Whatever was thrown, as the one error class.
+ *
+ * @module
+ */
+import { MInferenceError } from "../native/errors.ts";
+
+/** An error as `--json` prints it. */
+export interface ErrorJson {
+  /** A code of {@linkcode MInferenceError}, `USAGE` or `ABORTED`. */
+  readonly code: string;
+  /** One sentence. */
+  readonly message: string;
+  /** Facts. */
+  readonly details: Readonly<Record<string, unknown>>;
+}
+
+/** The class a thrown value belongs to: itself, `PERMISSION` for Deno's denials, else `INTERNAL`. */
+export function toMInferenceError(error: unknown): MInferenceError {
+  if (error instanceof MInferenceError) return error;
+  const cause = error instanceof Error ? error : new Error(String(error));
+  if (cause instanceof Deno.errors.NotCapable) {
+    return new MInferenceError("PERMISSION", cause.message, { cause });
+  }
+  return new MInferenceError("INTERNAL", cause.message, { cause });
+}
+
+/** An error as `--json` prints it. */
+export function errorJson({ code, message, details }: MInferenceError): ErrorJson {
+  return { code, message, details };
+}

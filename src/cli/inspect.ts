@@ -1,0 +1,159 @@
+/**
+ * `minference inspect`: what a checkpoint is and what a context of it would take. Reads no weights.
+ *
+ * @module
+ */
+import { type DeviceOptions, openDevice } from "../device/device.ts";
+import { type Checkpoint, openCheckpoint } from "../model/checkpoint.ts";
+import { ROW_CHUNK } from "../model/decoder.ts";
+import { type MemoryPlan, planMemory } from "../model/memory.ts";
+import { MInferenceError } from "../native/errors.ts";
+import { type Options, toNumber } from "./args.ts";
+import { type Command, defineCommand } from "./command.ts";
+import { bytes, count, table } from "./format.ts";
+import { DEVICE_OPTIONS, deviceOptions } from "./model_options.ts";
+import { millions } from "./models.ts";
+
+const OPTIONS = {
+  context: {
+    type: "string",
+    value: "N,...",
+    help: "plan memory for these lengths (default 4k,32k,128k and the model's limit)",
+  },
+  ...DEVICE_OPTIONS,
+} as const satisfies Options;
+
+/** A tensor as the file stores it. */
+interface TensorRow {
+  readonly name: string;
+  readonly shape: readonly number[];
+  readonly dtype: string;
+  readonly bytes: number;
+}
+
+/** Free memory to plan with. */
+interface Room {
+  readonly device: string;
+  readonly free: number;
+  readonly activationBytes: number;
+}
+
+/** The device's free memory; without the library that of the machine. */
+async function findRoom(options: DeviceOptions): Promise<Room> {
+  try {
+    await using device = await openDevice(options);
+    const { name, freeMemory } = device.info();
+    return { device: name, free: freeMemory, activationBytes: device.kind === "cpu" ? 4 : 2 };
+  } catch (error) {
+    if (!(error instanceof MInferenceError) || error.code !== "LIBRARY_NOT_FOUND") throw error;
+    const { available } = Deno.systemMemoryInfo();
+    return { device: "CPU (library not built)", free: available, activationBytes: 4 };
+  }
+}
+
+function plan(checkpoint: Checkpoint, room: Room, weights: number, tokens: number): MemoryPlan {
+  const { config } = checkpoint;
+  return planMemory({
+    config,
+    kv: {
+      layers: config.layers,
+      kvHeads: config.kvHeads,
+      headDim: config.headDim,
+      dtype: "f16", // as wide as bf16
+    },
+    weights,
+    activationBytes: room.activationBytes,
+    rowChunk: ROW_CHUNK,
+    free: Math.max(0, room.free - weights), // they are not loaded
+  }, tokens);
+}
+
+function configText({ config, path, modelName, format, ...rest }: Checkpoint): string {
+  const { rope } = config;
+  const extras = [
+    config.tieEmbeddings && "tied embeddings",
+    config.qkvBias && "q/k/v bias",
+    config.qkNorm && "q/k norm",
+    config.postNorms && "post norms",
+    config.fusedQkv && "fused q/k/v",
+  ].filter((text) => text !== false);
+  return table([
+    ["model", modelName],
+    ["path", path],
+    ["format", format],
+    ["architecture", [config.architecture, ...extras].join(", ")],
+    ["layers", `${config.layers}`],
+    ["width", `${config.hiddenSize}, feed-forward ${config.intermediateSize}`],
+    ["heads", `${config.heads} query, ${config.kvHeads} key-value, of ${config.headDim}`],
+    ["vocabulary", count(config.vocabSize)],
+    ["context", `${count(config.maxPositions)} tokens`],
+    ["rope", `theta ${rope.theta}, ${rope.rotaryDim} of a head, scaling ${rope.scaling.kind}`],
+    ["patterns", rest.patternsPath ?? "none beside it: the safe default"],
+    ["chat template", rest.chatTemplate === undefined ? "none" : "yes"],
+  ]);
+}
+
+function tensorText(rows: readonly TensorRow[], parameters: number, weights: number): string {
+  const lines = rows.map((t) => [t.name, `[${t.shape.join(", ")}]`, t.dtype, bytes(t.bytes)]);
+  const total = [
+    `${rows.length} tensors`,
+    `${millions(parameters)} parameters`,
+    "",
+    bytes(weights),
+  ];
+  return table([["tensor", "shape", "type", "size"], ...lines, total]);
+}
+
+function planText(plans: readonly MemoryPlan[], room: Room): string {
+  const lines = plans.map((p) => [
+    count(p.tokens),
+    bytes(p.weights),
+    bytes(p.kvCache),
+    bytes(p.workspace),
+    bytes(p.total),
+    p.fits ? "fits" : "too large",
+  ]);
+  const head = ["context", "weights", "KV cache", "workspace", "total", ""];
+  return `${table([head, ...lines])}${room.device}: ${bytes(room.free)} free, room for ${
+    count(plans[0].maxContext)
+  } tokens\n`;
+}
+
+/** The command. */
+export const inspect: Command<typeof OPTIONS> = defineCommand({
+  name: "minference inspect",
+  positionals: ["MODEL"],
+  description:
+    `Shows what a checkpoint is, its tensors, and the memory that contexts of it take. No weights are
+read. Without a device the plan is made for this machine's memory.
+
+Example: minference inspect needle-27m --context 32k,128k`,
+  options: OPTIONS,
+  async run({ values, positionals, output }): Promise<void> {
+    const device = deviceOptions(values);
+    const given = values.context?.split(",")
+      .map((text) => toNumber("context", text, { least: 1 }));
+    const checkpoint = await openCheckpoint(positionals[0]);
+    const { config, tensors, path, modelName, format, unused, patternsPath } = checkpoint;
+    const rows: TensorRow[] = [...tensors].map(([name, { shape, dtype, bytes }]) => {
+      return { name, shape, dtype, bytes };
+    });
+    const parameters = rows.reduce((sum, { shape }) => sum + shape.reduce((a, b) => a * b, 1), 0);
+    const weights = rows.reduce((sum, tensor) => sum + tensor.bytes, 0);
+    const room = await findRoom(device);
+    const usual = [4096, 32_768, 131_072].filter((n) => n < config.maxPositions);
+    const plans = (given ?? [...usual, config.maxPositions])
+      .map((tokens) => plan(checkpoint, room, weights, tokens));
+    const result = {
+      ...{ modelName, path, format, config, patternsPath, unused },
+      chatTemplate: checkpoint.chatTemplate !== undefined,
+      ...{ parameters, weightBytes: weights, tensors: rows, device: room.device, plans },
+    };
+    output.result(result, () =>
+      [
+        configText(checkpoint),
+        tensorText(rows, parameters, weights),
+        planText(plans, room),
+      ].join("\n"));
+  },
+});

@@ -1,0 +1,92 @@
+/**
+ * The command line: `deno run -A jsr:@minference/minference/cli`, or `deno run -A src/cli/main.ts` in a checkout.
+ *
+ * Results go to stdout, everything else to stderr. Exit codes: 0, 1 for a failure, 2 for a command line that
+ * makes no sense, 130 after Ctrl-C.
+ *
+ * @module
+ */
+import meta from "../../deno.json" with { type: "json" };
+import { UsageError } from "./args.ts";
+import { type Command, EXIT, report, runCommand } from "./command.ts";
+import { table } from "./format.ts";
+import { Output } from "./output.ts";
+
+/** A command of any options. */
+// deno-lint-ignore no-explicit-any
+type AnyCommand = Command<any>;
+
+interface Entry {
+  readonly summary: string;
+  /** Commands are loaded when they are called: `build` needs nothing of the models. */
+  load(): Promise<AnyCommand>;
+}
+
+const COMMANDS: Readonly<Record<string, Entry>> = {
+  run: {
+    summary: "answer a prompt",
+    load: async () => (await import("./run.ts")).run,
+  },
+  prefill: {
+    summary: "measure how fast a prompt is read",
+    load: async () => (await import("./prefill.ts")).prefill,
+  },
+  bench: {
+    summary: "measure sparse against dense prefill",
+    load: async () => (await import("./bench.ts")).bench,
+  },
+  inspect: {
+    summary: "show a model's configuration, tensors and memory plan",
+    load: async () => (await import("./inspect.ts")).inspect,
+  },
+  doctor: {
+    summary: "check the installation and tell how to mend it",
+    load: async () => (await import("./doctor.ts")).doctor,
+  },
+  build: {
+    summary: "compile the native library",
+    load: async () => (await import("./build.ts")).build,
+  },
+};
+
+const USAGE = "Usage: minference COMMAND [arguments]; --help lists the commands";
+
+function help(): string {
+  const rows = Object.entries(COMMANDS).map(([name, { summary }]) => [name, summary]);
+  return `MInference ${meta.version}: fast prefill of very long prompts
+
+Usage: minference COMMAND [arguments]
+
+Commands:
+${table(rows, "  ")}
+minference COMMAND --help tells more. Every command takes --json. Progress goes to stderr; NO_COLOR turns
+colours off. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+`;
+}
+
+/**
+ * Runs the command line.
+ *
+ * @param args Arguments: the command and its own.
+ * @returns The exit code.
+ */
+export async function main(args: readonly string[]): Promise<number> {
+  const [name, ...rest] = args;
+  const output = new Output(args.includes("--json"));
+  if (name === "--help" || name === "-h" || name === "help") {
+    output.write(help());
+    return EXIT.ok;
+  }
+  if (name === "--version") {
+    output.write(`${meta.version}\n`);
+    return EXIT.ok;
+  }
+  const entry = name !== undefined && Object.hasOwn(COMMANDS, name) ? COMMANDS[name] : undefined;
+  if (!entry) {
+    const reason = name === undefined ? "no command is given" : `there is no command "${name}"`;
+    return report(new UsageError(reason), output, USAGE);
+  }
+  return await runCommand(await entry.load(), rest);
+}
+
+if (import.meta.main) Deno.exit(await main(Deno.args));

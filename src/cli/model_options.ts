@@ -1,0 +1,98 @@
+/**
+ * The options of every command that runs a model, and what they open.
+ *
+ * @module
+ */
+import { type Device, type DeviceOptions, openDevice } from "../device/device.ts";
+import { locateModel } from "../model/locate.ts";
+import { loadModel, type Model } from "../model/model.ts";
+import type { PatternChoice } from "../model/pattern_choice.ts";
+import { type Options, toNumber, UsageError, type Values } from "./args.ts";
+import { ProgressBar } from "./progress.ts";
+
+/** Options of commands that open a device. */
+export const DEVICE_OPTIONS = {
+  device: { type: "string", value: "NAME", help: "cpu, cuda, cuda:INDEX or auto (default)" },
+  threads: { type: "string", value: "N", help: "CPU threads (default: one per core)" },
+} as const satisfies Options;
+
+/** Options of commands that run a model. */
+export const MODEL_OPTIONS = {
+  patterns: {
+    type: "string",
+    value: "WHICH",
+    help: "auto (default), dense, or a pattern file",
+  },
+  context: { type: "string", value: "N", help: "most tokens held (default: the model's limit)" },
+  ...DEVICE_OPTIONS,
+} as const satisfies Options;
+
+/** What {@linkcode DEVICE_OPTIONS} say. */
+export function deviceOptions(values: Values<typeof DEVICE_OPTIONS>): DeviceOptions {
+  const threads = toNumber("threads", values.threads, { least: 1, most: 1024 });
+  const { device = "auto" } = values;
+  if (device === "auto") return { threads };
+  const [, kind, index] = /^(cpu|cuda)(?::(\d+))?$/.exec(device) ?? [];
+  if (!kind || (kind === "cpu" && index !== undefined)) {
+    throw new UsageError(`--device is cpu, cuda, cuda:INDEX or auto; got "${device}"`);
+  }
+  return { kind: kind as "cpu" | "cuda", index: index ? Number(index) : undefined, threads };
+}
+
+/** What `--patterns` says. */
+export function patternChoice(text = "auto"): PatternChoice {
+  return text === "auto" || text === "dense" ? text : { file: text };
+}
+
+/** What {@linkcode MODEL_OPTIONS} say, checked before anything is opened. */
+export interface ModelSettings {
+  /** The device to open. */
+  readonly device: DeviceOptions;
+  /** Most tokens held. */
+  readonly contextLength?: number;
+  /** Sparse patterns. */
+  readonly patterns: PatternChoice;
+}
+
+/** Reads {@linkcode MODEL_OPTIONS}. */
+export function modelSettings(values: Values<typeof MODEL_OPTIONS>): ModelSettings {
+  return {
+    device: deviceOptions(values),
+    contextLength: toNumber("context", values.context, { least: 1 }),
+    patterns: patternChoice(values.patterns),
+  };
+}
+
+/** A model and its device. */
+export interface Opened extends AsyncDisposable {
+  /** The device. */
+  readonly device: Device;
+  /** The model. */
+  readonly model: Model;
+}
+
+/**
+ * Opens a device and loads a model on it, with a progress bar.
+ *
+ * @param source Path or name of the model.
+ * @param settings What the options say.
+ * @param options `profile` measures the time of each operation.
+ */
+export async function openModel(
+  source: string,
+  settings: ModelSettings,
+  options: { profile?: boolean; signal?: AbortSignal } = {},
+): Promise<Opened> {
+  const path = await locateModel(source); // a wrong name shows before a device is opened
+  await using owned = new AsyncDisposableStack();
+  const device = owned.use(await openDevice({ ...settings.device, profile: options.profile }));
+  using bar = new ProgressBar();
+  const { contextLength, patterns } = settings;
+  const { signal } = options;
+  const { onProgress } = bar;
+  const model = owned.use(
+    await loadModel(path, { device, contextLength, patterns, signal, onProgress }),
+  );
+  const opened = owned.move();
+  return { device, model, [Symbol.asyncDispose]: () => opened.disposeAsync() };
+}

@@ -64,7 +64,7 @@ class LinearF32 {
     const float* x =
         in_place ? reinterpret_cast<const float*>(element_of(a_.x, first + at)) : rows_ + at * stride_;
     const int64_t stride = in_place ? a_.x.row_stride : stride_;
-    constexpr int64_t kStep = 64;  // 16 KiB of the panel, which stay in the first-level cache
+    constexpr int64_t kStep = 128;  // 32 KiB of the panel: sums are stored seldom, the panel stays close
     for (int64_t p = 0; p < depth; p += kStep)
       kernels_.gemm(m, kPanel, min64(kStep, depth - p), x + k + p, stride, 1, panel.words + p * kPanel,
                     kPanel, c, ldc, accumulate || p > 0);
@@ -120,7 +120,7 @@ class LinearBf16 {
         direct ? reinterpret_cast<const uint16_t*>(element_of(a_.x, first + at)) : rows_ + at * stride_;
     const int64_t stride = direct ? a_.x.row_stride : stride_;
     const auto* pairs = reinterpret_cast<const uint32_t*>(panel.words);
-    constexpr int64_t kStep = 128;
+    constexpr int64_t kStep = 256;
     for (int64_t p = 0; p < depth; p += kStep)
       kernels_.gemm_bf16(m, kPanel, round_up(min64(kStep, depth - p), 2), x + k + p, stride, 2,
                          pairs + p / 2 * kPanel, kPanel, c, ldc, accumulate || p > 0);

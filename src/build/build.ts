@@ -162,20 +162,19 @@ export async function buildLibrary(options: BuildOptions): Promise<BuildResult> 
   const compiled = queue.length;
   // Slow files first, so that no core idles at the end.
   queue.sort((a, b) => Number(b.source.endsWith(".cu")) - Number(a.source.endsWith(".cu")));
+  const failed = new AbortController();
+  const signal = AbortSignal.any([failed.signal, ...(options.signal ? [options.signal] : [])]);
   const work = async (): Promise<void> => {
     for (let job = queue.shift(); job; job = queue.shift()) {
       const start = performance.now();
       const temporary = `${job.object}.${crypto.randomUUID()}.tmp`;
       try {
-        const output = await run(
-          job.command,
-          [...job.args, temporary],
-          `compiling ${job.source}`,
-          options.signal,
-        );
+        const args = [...job.args, temporary];
+        const output = await run(job.command, args, `compiling ${job.source}`, signal);
         Deno.writeTextFileSync(`${job.object}.log`, output);
         Deno.renameSync(temporary, job.object);
       } catch (error) {
+        failed.abort(error); // the other compilers need not go on
         queue.length = 0;
         if (exists(temporary)) Deno.removeSync(temporary);
         throw error;
@@ -184,7 +183,9 @@ export async function buildLibrary(options: BuildOptions): Promise<BuildResult> 
       log(`compiled ${relative(options.source, job.source)} in ${seconds} s`);
     }
   };
-  await Promise.all(Array.from({ length: navigator.hardwareConcurrency }, work));
+  const workers = Array.from({ length: navigator.hardwareConcurrency }, work);
+  await Promise.allSettled(workers); // no compiler outlives a failure
+  await Promise.all(workers);
 
   const path = join(options.out, "libminference.so");
   const stamp = join(options.out, "libminference.key");

@@ -11,7 +11,7 @@ import { duration } from "./format.ts";
 const OPTIONS = {
   "no-cuda": { type: "boolean", help: "leave the CUDA backend out, even if nvcc is there" },
   out: { type: "string", value: "DIR", help: "where to (default: where it is looked for)" },
-  quiet: { type: "boolean", short: "q", help: "print nothing but failures" },
+  quiet: { type: "boolean", short: "q", help: "print nothing where all is up to date" },
 } as const satisfies Options;
 
 /** The command. */
@@ -33,7 +33,7 @@ choose the compilers.`,
     });
     const ms = performance.now() - started;
     output.result({ ...result, ms }, () => {
-      if (values.quiet) return "";
+      if (values.quiet && result.compiled === 0) return "";
       const backends = result.cuda ? "CPU and CUDA" : "CPU";
       return `built ${result.path} (${backends}) in ${duration(ms)}\n`;
     });

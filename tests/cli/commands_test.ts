@@ -1,0 +1,99 @@
+// Each command on the repository's model.
+import assert from "node:assert/strict";
+import { minference, MODEL, passkeyPrompt } from "./support.ts";
+
+Deno.test("run writes the answer to stdout and figures to stderr", async () => {
+  const { text, question } = passkeyPrompt(6000);
+  const args = ["run", "needle-27m", "-f", "-", "-p", question, "--max-tokens", "6"];
+  const { code, stdout, stderr } = await minference(args, { stdin: text });
+  assert.equal(code, 0, stderr);
+  assert.equal(stdout, " 48213\n");
+  assert.match(stderr, /prompt tokens, first token after .* tok\/s/);
+});
+
+Deno.test("run --json gives text and figures", async () => {
+  const args = ["run", MODEL, "-p", "The", "--max-tokens", "5", "--temperature", "0.8"];
+  const seeded = [...args, "--top-k", "40", "--top-p", "0.9", "--seed", "7", "--json"];
+  const [a, b] = await Promise.all([minference(seeded), minference(seeded)]);
+  const result = JSON.parse(a.stdout);
+  assert.equal(result.finishReason, "length");
+  assert.equal(result.completionTokens, 5);
+  assert.ok(result.promptTokens > 0 && result.ttftMs > 0 && result.density === 1);
+  assert.equal(JSON.parse(b.stdout).text, result.text, "equal seeds draw equal answers");
+});
+
+Deno.test("prefill --compare dense measures both and compares the answers", async () => {
+  const { text, question } = passkeyPrompt(9000);
+  const args = ["prefill", MODEL, "-f", "-", "-p", question, "--compare", "dense"];
+  const options = { stdin: text };
+  const [json, human] = await Promise.all([
+    minference([...args, "--json", "--max-tokens", "6"], options),
+    minference(args, options),
+  ]);
+  assert.equal(json.code, 0, json.stderr);
+  const report = JSON.parse(json.stdout);
+  const [sparse, dense] = report.variants;
+  assert.deepEqual([sparse.name, dense.name], ["auto", "dense"]);
+  assert.equal(dense.density, 1);
+  assert.ok(sparse.density > 0 && sparse.density < 1, `${sparse.density}`);
+  assert.equal(sparse.answer, " 48213");
+  assert.equal(report.sameAnswer, true);
+  assert.ok(report.speedup > 0 && report.peakBytes > 28e6);
+  assert.deepEqual([report.layers.length, report.layers[0].groups.length], [7, 2]);
+  for (const { split, prefillMs } of report.variants) {
+    const sum = split.index + split.attention + split.linear + split.other;
+    assert.ok(Math.abs(sum - prefillMs) < 0.02 * prefillMs, `${sum} of ${prefillMs} ms`);
+  }
+  assert.ok(sparse.split.index > 0 && dense.split.index === 0);
+  assert.match(human.stdout, /faster to the first token, the same answer/);
+  assert.match(human.stdout, /^layer {2}group 0 {2}group 1/m);
+});
+
+Deno.test("bench shows a row for each length", async () => {
+  const args = ["bench", MODEL, "--lengths", "100,0.25k", "--repeat", "1"];
+  const { code, stdout, stderr } = await minference([...args, "--json"]);
+  assert.equal(code, 0, stderr);
+  const { rows } = JSON.parse(stdout);
+  assert.deepEqual(rows.map((row: { tokens: number }) => row.tokens), [100, 256]);
+  for (const row of rows) assert.ok(row.denseMs > 0 && row.sparseMs > 0 && row.density <= 1);
+});
+
+Deno.test("inspect needs no library, and its plan grows with the context", async () => {
+  const args = ["inspect", "needle-27m", "--context", "4k,8k"];
+  const env = { MINFERENCE_LIB: "/no/libminference.so" };
+  const [json, human] = await Promise.all([
+    minference([...args, "--json"], { env }),
+    minference(args),
+  ]);
+  assert.equal(json.code, 0, json.stderr);
+  const { config, tensors, weightBytes, parameters, plans } = JSON.parse(json.stdout);
+  assert.equal(config.layers, 8);
+  assert.equal(tensors.length, 74);
+  const sum = tensors.reduce((n: number, tensor: { bytes: number }) => n + tensor.bytes, 0);
+  assert.equal(weightBytes, sum);
+  assert.equal(Math.round(parameters / 1e5), 267);
+  assert.ok(plans[0].fits && plans[1].kvCache === 2 * plans[0].kvCache);
+  assert.match(human.stdout, /^embed\.weight +\[8192, 512\] +q8_0 +4\.5 MB$/m);
+  assert.match(human.stdout, /^ +4,096 .* fits$/m);
+});
+
+Deno.test("doctor finds everything here, and tells what to do where something is missing", async () => {
+  const [well, ill] = await Promise.all([
+    minference(["doctor", "--json"]),
+    minference(["doctor"], { env: { MINFERENCE_LIB: "/no/libminference.so" } }),
+  ]);
+  assert.equal(well.code, 0, well.stdout);
+  const { ok, findings } = JSON.parse(well.stdout);
+  assert.equal(ok, true);
+  const names: string[] = findings.map((finding: { name: string }) => finding.name);
+  for (
+    const name of ["runtime", "--allow-ffi", "tried", "library", "C++ compiler", "CPU", "model"]
+  ) {
+    assert.ok(names.includes(name), `${name} in ${names}`);
+  }
+  assert.equal(ill.code, 1);
+  assert.match(
+    ill.stdout,
+    /^problem +library .*\/no\/libminference\.so.*\n +fix: deno task build/m,
+  );
+});

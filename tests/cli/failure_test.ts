@@ -1,0 +1,77 @@
+// Failures: one line with a code, an object with --json, exit code 1.
+import assert from "node:assert/strict";
+import { minference, MODEL, passkeyPrompt, type StartOptions } from "./support.ts";
+
+interface Failure {
+  readonly code: string;
+  readonly message: string;
+  readonly details: Record<string, unknown>;
+}
+
+async function failureOf(args: readonly string[], options?: StartOptions): Promise<Failure> {
+  const { code, stdout, stderr } = await minference([...args, "--json"], options);
+  assert.equal(code, 1, stderr);
+  const { error } = JSON.parse(stdout);
+  const lines = stderr.trimEnd().split("\n");
+  assert.equal(lines.at(-1), `minference: ${error.message} [${error.code}]`);
+  assert.ok(!stderr.includes("    at "), "a stack is no message");
+  return error;
+}
+
+Deno.test("a missing model is told with every place tried", async () => {
+  const folder = await Deno.makeTempDir();
+  const error = await failureOf(["run", "no-such-model", "-p", "x"], {
+    env: { MINFERENCE_MODELS: folder },
+  });
+  assert.equal(error.code, "IO");
+  const tried = error.details.tried as string[];
+  assert.ok(tried.includes(`${folder}/no-such-model`) && tried.length === 3, `${tried}`);
+  for (const path of tried) assert.ok(error.message.includes(path));
+  await Deno.remove(folder);
+});
+
+Deno.test("unreadable prompts and damaged models are named", async () => {
+  const damaged = await Deno.makeTempFile({ suffix: ".gguf" });
+  const whole = await Deno.readFile(`${MODEL}/needle-27m-q8_0.gguf`);
+  await Deno.writeFile(damaged, whole.subarray(0, 10_000));
+  const [prompt, model, other] = await Promise.all([
+    failureOf(["run", MODEL, "-f", "/no/such/file"]),
+    failureOf(["inspect", damaged]),
+    failureOf(["run", MODEL, "-p", "x", "--patterns", "/no/patterns.json"]),
+  ]);
+  assert.equal(prompt.code, "IO");
+  assert.match(prompt.message, /\/no\/such\/file: no such file/);
+  assert.equal(model.code, "CHECKPOINT");
+  assert.ok(model.message.includes(damaged));
+  assert.match(other.message, /\/no\/patterns\.json/);
+  await Deno.remove(damaged);
+});
+
+Deno.test("a prompt beyond the context is refused with the numbers", async () => {
+  const { text } = passkeyPrompt(2000);
+  const error = await failureOf(["run", MODEL, "-f", "-", "--context", "100"], { stdin: text });
+  assert.equal(error.code, "CONTEXT_OVERFLOW");
+  assert.equal(error.details.capacity, 100);
+  assert.ok((error.details.tokens as number) > 400);
+  assert.match(error.message, new RegExp(`${error.details.tokens} .*100`));
+});
+
+Deno.test("a missing library is told with the path tried and the way to build it", async () => {
+  const error = await failureOf(["run", MODEL, "-p", "x"], {
+    env: { MINFERENCE_LIB: "/no/libminference.so" },
+  });
+  assert.equal(error.code, "LIBRARY_NOT_FOUND");
+  assert.deepEqual(error.details.tried, ["/no/libminference.so"]);
+  assert.match(error.message, /deno task build/);
+});
+
+Deno.test("missing permissions are told with the flag to add", async () => {
+  const [library, file] = await Promise.all([
+    failureOf(["run", MODEL, "-p", "x"], { permissions: ["--allow-read", "--allow-env"] }),
+    failureOf(["inspect", MODEL], { permissions: ["--allow-env"] }),
+  ]);
+  assert.equal(library.code, "PERMISSION");
+  assert.match(library.message, /--allow-ffi=/);
+  assert.equal(file.code, "PERMISSION");
+  assert.match(file.message, /--allow-read/);
+});

@@ -1,0 +1,57 @@
+// Help, and command lines that make no sense.
+import assert from "node:assert/strict";
+import { minference } from "./support.ts";
+
+const COMMANDS = ["run", "prefill", "bench", "inspect", "doctor", "build"];
+
+Deno.test("--help lists the commands, and each command has its own", async () => {
+  const [all, ...each] = await Promise.all([
+    minference(["--help"]),
+    ...COMMANDS.map((name) => minference([name, "--help"])),
+  ]);
+  for (const { code, stderr } of [all, ...each]) {
+    assert.equal(code, 0);
+    assert.equal(stderr, "");
+  }
+  COMMANDS.forEach((name, i) => {
+    assert.match(all.stdout, new RegExp(`^ {2}${name} `, "m"));
+    assert.match(each[i].stdout, new RegExp(`^Usage: minference ${name}`));
+    assert.match(each[i].stdout, /--json .*\n.*--help/);
+  });
+});
+
+const WRONG: readonly [args: readonly string[], message: RegExp][] = [
+  [[], /no command/],
+  [["fly"], /no command "fly"/],
+  [["constructor"], /no command "constructor"/],
+  [["run"], /needs MODEL/],
+  [["run", "m", "extra", "-p", "x"], /unexpected argument "extra"/],
+  [["run", "m", "-p", "x", "--fast"], /'--fast'/],
+  [["run", "m", "-p"], /argument missing/],
+  [["run", "m"], /no prompt/],
+  [["run", "m", "-p", "x", "--max-tokens", "ten"], /--max-tokens .* from 1, got "ten"/],
+  [["run", "m", "-p", "x", "--top-p", "1.5"], /--top-p .* from 0 to 1, got "1.5"/],
+  [["run", "m", "-p", "x", "--device", "tpu"], /cpu, cuda, cuda:INDEX or auto; got "tpu"/],
+  [["prefill", "m", "-p", "x", "--compare", "banana"], /one of dense; got "banana"/],
+  [["bench", "m", "--lengths", "1k,,2k"], /--lengths/],
+  [["inspect", "m", "--context", "0"], /--context .* from 1, got "0"/],
+];
+
+Deno.test("wrong usage is told on stderr, with exit code 2", async () => {
+  const runs = await Promise.all(WRONG.map(([args]) => minference(args)));
+  WRONG.forEach(([args, message], i) => {
+    const { code, stdout, stderr } = runs[i];
+    assert.equal(code, 2, `${args}: ${stderr}`);
+    assert.equal(stdout, "");
+    assert.match(stderr, message);
+    assert.match(stderr, /^Usage: /m);
+  });
+});
+
+Deno.test("with --json wrong usage is an object on stdout, too", async () => {
+  const { code, stdout } = await minference(["run", "m", "--fast", "--json"]);
+  assert.equal(code, 2);
+  const { error } = JSON.parse(stdout);
+  assert.equal(error.code, "USAGE");
+  assert.match(error.message, /--fast/);
+});

@@ -39,6 +39,10 @@ const COMMANDS: Readonly<Record<string, Entry>> = {
     summary: "show a model's configuration, tensors and memory plan",
     load: async () => (await import("./inspect.ts")).inspect,
   },
+  "search-patterns": {
+    summary: "decide each head's sparse pattern and write the pattern file",
+    load: async () => (await import("./search_patterns.ts")).search,
+  },
   doctor: {
     summary: "check the installation and tell how to mend it",
     load: async () => (await import("./doctor.ts")).doctor,

@@ -3,8 +3,7 @@
  *
  * @module
  */
-import type { HeadPattern } from "../attention/patterns.ts";
-import { resolvePattern } from "../attention/patterns.ts";
+import { type HeadPattern, resolvePattern } from "../attention/patterns.ts";
 import {
   enqueueAttention,
   enqueueEstimate,
@@ -12,7 +11,7 @@ import {
   estimateBuffers,
   type SequenceShape,
 } from "../attention/sequence.ts";
-import { decodeStats, statsBytes } from "../attention/stats.ts";
+import { decodeStats, type HeadStats, statsBytes } from "../attention/stats.ts";
 import type { CallOptions, Device } from "../device/device.ts";
 import { Scratch } from "../device/scratch.ts";
 import type { Tensor } from "../device/tensor.ts";
@@ -28,7 +27,10 @@ export interface Measurement {
   readonly columns: number;
   /** Merged diagonal bands selected. */
   readonly bands: number;
-  /** Cost in milliseconds: the head's share of the measured index and attention time. */
+  /**
+   * Cost in milliseconds: the head's share of the measured index time, and its tiles at the layer's
+   * measured price of a tile.
+   */
   readonly ms: number;
   /** ‖sparse - dense‖ / ‖dense‖ of the attention output (the paper's objective, algorithm 1). */
   readonly error: number;
@@ -69,36 +71,40 @@ export class LayerMeter implements Disposable {
     const { device, shape } = this;
     const heads = shape.qHeads;
     const dense = await this.#attend(operands, undefined, options);
-    const result: Measurement[][] = Array.from({ length: heads }, () => []);
     const sums = estimateBuffers(this.#scratch, shape);
-    const startEstimate = performance.now();
+    const started = performance.now();
     enqueueEstimate(device, this.#scratch, shape, operands.q, operands.k, sums);
     await device.sync(options);
-    const estimateMs = performance.now() - startEstimate;
+    const estimateMs = performance.now() - started;
+    const runs: Run[] = [];
     for (const pattern of candidates) {
       const patterns = Array<HeadPattern>(heads).fill(resolvePattern(pattern, 0));
       const sparse = await this.#attend(operands, patterns, options);
       const stats = decodeStats(await this.#stats.readBytes());
-      const tiles = stats.reduce((sum, head) => sum + head.tiles, 0);
-      const overhead = pattern.kind === "vertical_slash" ? estimateMs : 0;
-      stats.forEach((head, h) => {
-        result[h].push({
-          pattern,
-          density: head.density,
-          columns: head.columns,
-          bands: head.bands,
-          ms: (sparse.indexMs + overhead) / heads + sparse.attentionMs * head.tiles / tiles,
-          ...this.#compare(h, sparse, dense),
-        });
-      });
+      const kept = stats.map((_, head) => this.#compare(head, sparse, dense));
+      const indexMs = sparse.indexMs + (pattern.kind === "vertical_slash" ? estimateMs : 0);
+      runs.push({ pattern, stats, kept, indexMs, attentionMs: sparse.attentionMs });
     }
-    const [first] = result;
-    if (first) {
-      const ms = dense.attentionMs / heads;
-      const whole = { density: 1, columns: 0, bands: 0, error: 0, recallMean: 1, recallLow: 1 };
-      for (const head of result) head.push({ pattern: { kind: "dense" }, ms, ...whole });
-    }
-    return result;
+    // One price for all candidates of a kind: a single short run is too noisy to rank by.
+    const priceOf = (kind: HeadPattern["kind"]): number => {
+      const same = runs.filter((run) => run.pattern.kind === kind);
+      const tiles = same.reduce((sum, run) => sum + tilesOf(run.stats), 0);
+      return same.reduce((sum, run) => sum + run.attentionMs, 0) / tiles;
+    };
+    return Array.from({ length: heads }, (_, head) => [
+      ...runs.map(({ pattern, stats, kept, indexMs }) => ({
+        pattern,
+        density: stats[head].density,
+        columns: stats[head].columns,
+        bands: stats[head].bands,
+        ms: indexMs / heads + priceOf(pattern.kind) * stats[head].tiles,
+        ...kept[head],
+      })),
+      {
+        ...{ pattern: { kind: "dense" } as const, density: 1, columns: 0, bands: 0 },
+        ...{ ms: dense.attentionMs / heads, error: 0, recallMean: 1, recallLow: 1 },
+      },
+    ]);
   }
 
   async #attend(
@@ -161,6 +167,18 @@ export class LayerMeter implements Disposable {
     this.#scratch[Symbol.dispose]();
     for (const tensor of [this.#out, this.#lse, this.#stats]) tensor.dispose();
   }
+}
+
+interface Run {
+  readonly pattern: HeadPattern;
+  readonly stats: readonly HeadStats[];
+  readonly kept: readonly Pick<Measurement, "error" | "recallMean" | "recallLow">[];
+  readonly indexMs: number;
+  readonly attentionMs: number;
+}
+
+function tilesOf(stats: readonly HeadStats[]): number {
+  return stats.reduce((sum, head) => sum + head.tiles, 0);
 }
 
 interface Attended {

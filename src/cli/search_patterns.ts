@@ -1,0 +1,165 @@
+/**
+ * `minference search-patterns`: decides each head's sparse pattern and writes the pattern file.
+ *
+ * @module
+ */
+import { PATTERNS_FILE } from "../model/checkpoint.ts";
+import { DEFAULT_OBJECTIVE, type Objective } from "../search/choose.ts";
+import type { Measurement } from "../search/measure.ts";
+import { searchPatterns } from "../search/search.ts";
+import { patternTable } from "../search/table.ts";
+import { makeTaskOfTokens } from "../tasks/retrieval.ts";
+import { type Options, toChoice, toNumber, UsageError } from "./args.ts";
+import { type Command, defineCommand } from "./command.ts";
+import { count, duration, percent, table } from "./format.ts";
+import { DEVICE_OPTIONS, deviceOptions, openModel } from "./model_options.ts";
+import { ProgressBar } from "./progress.ts";
+import { readPrompt } from "./prompt.ts";
+
+const OPTIONS = {
+  file: { type: "string", short: "f", value: "FILE", help: "sample text (default: generated)" },
+  out: {
+    type: "string",
+    short: "o",
+    value: "FILE",
+    help: `pattern file to write (default ${PATTERNS_FILE})`,
+  },
+  tokens: {
+    type: "string",
+    value: "N,...",
+    help: "lengths of generated samples; a pattern must pass at all (default 30000)",
+  },
+  objective: {
+    type: "string",
+    value: "recall|error|mass",
+    help: "cheapest that keeps the recall; least output error, or most mass, within the budget",
+  },
+  recall: { type: "string", value: "R", help: "least mean recall (default 0.95)" },
+  budget: { type: "string", value: "B", help: "cost over dense for error and mass (default 0.15)" },
+  space: { type: "string", value: "full|published", help: "candidates (default full)" },
+  ...DEVICE_OPTIONS,
+} as const satisfies Options;
+
+function describe({ pattern }: Measurement): string {
+  switch (pattern.kind) {
+    case "dense":
+      return "dense";
+    case "a_shape":
+      return `A-shape ${pattern.sink}+${pattern.local}`;
+    case "vertical_slash":
+      return pattern.mass ? `mass ${pattern.mass}` : `VS ${pattern.vertical}+${pattern.slash}`;
+    case "block_sparse":
+      return `${pattern.score ?? "pooled"} blocks ${pattern.topK}`;
+  }
+}
+
+function layerRow(layer: readonly Measurement[], index: number): string[] {
+  const kinds = new Map<string, number>();
+  for (const choice of layer) {
+    const name = describe(choice);
+    kinds.set(name, (kinds.get(name) ?? 0) + 1);
+  }
+  const mean = (of: (m: Measurement) => number): number =>
+    layer.reduce((sum, m) => sum + of(m), 0) / layer.length;
+  const names = [...kinds].sort((a, b) => b[1] - a[1]).map(([name, n]) => `${n} x ${name}`);
+  return [
+    `${index}`,
+    percent(mean((m) => m.density)),
+    percent(mean((m) => m.recallMean)),
+    names.join(", "),
+  ];
+}
+
+/** The command. */
+export const search: Command<typeof OPTIONS> = defineCommand({
+  name: "minference search-patterns",
+  positionals: ["MODEL"],
+  description:
+    `Runs a sample through the model, measures every candidate pattern on every head in the real kernels
+(arXiv 2407.02490, algorithm 1) and writes the choice: upstream's best-pattern JSON with this
+package's own patterns beside it. A file called ${PATTERNS_FILE} in the model's folder is used by itself.
+
+Example: minference search-patterns needle-27m -o ${PATTERNS_FILE}`,
+  options: OPTIONS,
+  async run({ values, positionals, output, signal }): Promise<void> {
+    const kind = toChoice("objective", values.objective, ["recall", "error", "mass"]) ?? "recall";
+    const space = toChoice("space", values.space, ["full", "published"]) ?? "full";
+    const fraction = (name: string, text: string): number => {
+      const value = Number(text);
+      if (value > 0 && value <= 1) return value;
+      throw new UsageError(`--${name} must be in (0, 1], got ${text}`);
+    };
+    const objective: Objective = kind === "recall"
+      ? {
+        kind,
+        thresholds: {
+          ...DEFAULT_OBJECTIVE.thresholds,
+          recallMean: fraction("recall", values.recall ?? "0.95"),
+        },
+      }
+      : { kind, budget: fraction("budget", values.budget ?? "0.15") };
+    const lengths = (values.tokens ?? "30000").split(",")
+      .map((text) => toNumber("tokens", text, { least: 1 }))
+      .sort((a, b) => a - b);
+    const text = values.file === undefined ? undefined : await readPrompt({ file: values.file });
+    const settings = { device: deviceOptions(values), patterns: "dense" as const };
+    await using opened = await openModel(positionals[0], settings, { signal });
+    const { model } = opened;
+    const encode = (t: string): Uint32Array => model.tokenizer.encode(t);
+    const samples = text !== undefined
+      ? [await model.tokenizer.encodeAsync(text, { signal })]
+      : lengths.map((tokens, seed) => {
+        const task = makeTaskOfTokens({ kind: "uuid", seed }, tokens, (t) => encode(t).length);
+        return encode(task.context + task.questions[0].prompt);
+      });
+    using bar = new ProgressBar("search");
+    const started = performance.now();
+    const { onProgress } = bar;
+    const { choices } = await searchPatterns(model, samples, {
+      objective,
+      space,
+      signal,
+      onProgress,
+    });
+    const elapsedMs = performance.now() - started;
+    const out = values.out ?? PATTERNS_FILE;
+    await Deno.writeTextFile(out, formatTable(choices));
+    const all = choices.flat();
+    const mean = (of: (m: Measurement) => number): number =>
+      all.reduce((sum, m) => sum + of(m), 0) / all.length;
+    const result = {
+      file: out,
+      tokens: samples.map((s) => s.length),
+      elapsedMs,
+      density: mean((m) => m.density),
+      recall: mean((m) => m.recallMean),
+      layers: choices.map((layer) =>
+        layer.map(({ pattern, density, recallMean }) => ({ pattern, density, recall: recallMean }))
+      ),
+    };
+    output.result(
+      result,
+      () =>
+        table([["layer", "density", "recall", "heads"], ...choices.map(layerRow)]) +
+        `${result.tokens.map(count).join(", ")} tokens searched in ${
+          duration(elapsedMs)
+        }: mean density ` +
+        `${percent(result.density)}, mean recall ${percent(result.recall)}; written to ${out}\n`,
+    );
+  },
+});
+
+/** One line per head: readable, and a diff shows which heads changed. */
+function formatTable(choices: readonly (readonly Measurement[])[]): string {
+  const layers = patternTable(choices).map((layer) => {
+    const lines = Object.entries(layer).map(([key, value]) => {
+      if (Array.isArray(value)) return `    ${JSON.stringify(key)}: ${JSON.stringify(value)}`;
+      const heads = Object.entries(value).map(([head, extension]) =>
+        `      ${JSON.stringify(head)}: ${JSON.stringify(extension)}`
+      );
+      return `    ${JSON.stringify(key)}: {\n${heads.join(",\n")}\n    }`;
+    });
+    return `  {\n${lines.join(",\n")}\n  }`;
+  });
+  return `[\n${layers.join(",\n")}\n]\n`;
+}

@@ -4,15 +4,16 @@
 
 namespace mi {
 
-// Builds bands from distances given in descending order, by upstream's rule (reference 1.1.2). A distance s stands for
-// the 64 keys [end(m) - s - 64, end(m) - s) of each row block, hence for Band {s, s + 64}: every row r of the block has its
-// key at distance s among them. From the farthest distance on, a range that the next one overlaps or touches grows
-// by a full 64 towards the row block; otherwise it is closed and a new one starts at the next distance.
+// Builds bands from distances given in descending order, by upstream's rule (reference 1.1.2). A distance s
+// stands for the 64 keys [end(m) - s - 64, end(m) - s) of each row block, hence for Band {s, s + 64}: every
+// row r of the block has its key at distance s among them. From the farthest distance on, a range that the
+// next one overlaps or touches grows by a full 64 towards the row block; otherwise it is closed and a new one
+// starts at the next distance.
 //
-// Upstream merges per row block, and moves ranges that would begin before key 0 up to [0, 64). Ours are merged once per
-// head and cut at key 0 instead. The two therefore differ only in the chain of touching ranges that begins at key 0:
-// there upstream's is anchored at key 0 and may reach up to 63 keys further or less far towards the row block; both cover every
-// causal cell of every chosen distance.
+// Upstream merges per row block, and moves ranges that would begin before key 0 up to [0, 64). Ours are
+// merged once per head and cut at key 0 instead. The two therefore differ only in the chain of touching
+// ranges that begins at key 0: there upstream's is anchored at key 0 and may reach up to 63 keys further or
+// less far towards the row block; both cover every causal cell of every chosen distance.
 class BandChain {
  public:
   // out receives bands from the farthest to the nearest.
@@ -57,8 +58,8 @@ inline void add_tile(int64_t t, Band* bands, int64_t& count) {
   }
 }
 
-// Mass of diagonal tile t, from the mass of each distance. Over a whole row block distance d lies in tile t for
-// 64 - |d - 64 t| of its rows, wherever the block stands: hence the triangle.
+// Mass of diagonal tile t, from the mass of each distance. Over a whole row block distance d lies in tile t
+// for 64 - |d - 64 t| of its rows, wherever the block stands: hence the triangle.
 inline float tile_mass(const float* slash, int64_t kv_len, int64_t t) {
   const int64_t centre = MI_BLOCK * t;
   double sum = 0;

@@ -1,5 +1,5 @@
-// Scores by mean pooling (arXiv 2407.02490, section 3.3) or by strided antidiagonal sums (arXiv 2503.16428). One row
-// block at a time: the matrix of all block scores never exists.
+// Scores by mean pooling (arXiv 2407.02490, section 3.3) or by strided antidiagonal sums (arXiv 2503.16428).
+// One row block at a time: the matrix of all block scores never exists.
 #include "block_sparse.h"
 
 #include <algorithm>
@@ -28,17 +28,17 @@ void mean_of_block(const View& view, RowToF32 to_f32, int64_t head, int64_t firs
 }
 
 // scores[b] = <mean query, mean key>, unscaled as upstream, for the first `count` key blocks.
-void pooled_scores(const TileKernels& kernels, const Probe& p, int32_t head, int64_t m, const float* key_means,
-                   int64_t count, float* scores) {
+void pooled_scores(const TileKernels& kernels, const Probe& p, int32_t head, int64_t m,
+                   const float* key_means, int64_t count, float* scores) {
   float row[256], mean[256];
   mean_of_block(p.q, row_to_f32(kernels.isa, p.q.dtype), head, MI_BLOCK * m, p.q_len, p.head_dim, row, mean);
   const float* const means = key_means + head / (p.q_heads / p.kv_heads) * key_blocks(p) * p.head_dim;
   kernels.dots(count, p.head_dim, means, p.head_dim, mean, scores);
 }
 
-// Antidiagonal scores of one row block. Queries and keys go in groups of 8 neighbours; the score of two groups is
-// the mean of q[7 - i] . k[i], a sample of one antidiagonal. Each query group's scores over all causal key groups pass a
-// softmax, and a block's score is the probability it receives.
+// Antidiagonal scores of one row block. Queries and keys go in groups of 8 neighbours; the score of two
+// groups is the mean of q[7 - i] . k[i], a sample of one antidiagonal. Each query group's scores over all
+// causal key groups pass a softmax, and a block's score is the probability it receives.
 class AntidiagonalScores {
  public:
   AntidiagonalScores(const TileKernels& kernels, const Probe& p, void* thread_scratch, float* block_sums)
@@ -61,8 +61,9 @@ class AntidiagonalScores {
     std::fill(top, top + kLanes, -FLT_MAX);
     for (int64_t first = 0; first < count; first += kChunkBlocks)
       sum_chunk(head, m, first, min64(kChunkBlocks, count - first), scale, top);
-    for (int64_t first = 0; first < count; first += kChunkBlocks) {  // from the chunk's maximum to the common one
-      float *const factor = shifts_ + first / kChunkBlocks * kLanes, *const sums = block_sums_ + first * kLanes;
+    for (int64_t first = 0; first < count; first += kChunkBlocks) {  // to the common maximum
+      float* const factor = shifts_ + first / kChunkBlocks * kLanes;
+      float* const sums = block_sums_ + first * kLanes;
       for (int j = 0; j < kLanes; j++) factor[j] = std::exp2(factor[j] - top[j]);
       for (int64_t i = 0; i < min64(kChunkBlocks, count - first) * kLanes; i++) {
         sums[i] *= factor[i % kLanes];
@@ -86,11 +87,13 @@ class AntidiagonalScores {
     for (int64_t r = MI_BLOCK * m; r < min64(p_.q_len, MI_BLOCK * (m + 1)); r++) {
       const int64_t group = r % MI_BLOCK / kStride, i = kStride - 1 - r % kStride;
       to_f32(head_row(p_.q, head, r), keys_, p_.head_dim);
-      for (int64_t c = 0; c < p_.head_dim; c++) panel_[(i * p_.head_dim + c) * kLanes + group] = sign * keys_[c];
+      float* const panel = panel_ + i * p_.head_dim * kLanes + group;
+      for (int64_t c = 0; c < p_.head_dim; c++) panel[c * kLanes] = sign * keys_[c];
     }
   }
 
-  // Exponentials of a chunk's scores, summed by block, relative to the chunk's maximum in shifts_; raises `top` to it.
+  // Exponentials of a chunk's scores, summed by block, relative to the chunk's maximum in shifts_; raises
+  // `top` to it.
   void sum_chunk(int32_t head, int64_t m, int64_t first, int64_t blocks, float scale, float* top) {
     const int64_t groups = group_scores(head, m, first, blocks);
     float peak[kLanes], unused[kLanes] = {};
@@ -108,7 +111,8 @@ class AntidiagonalScores {
       for (int j = 0; j < kLanes; j++) sums[g / kGroups * kLanes + j] += s_[g * kLanes + j];
   }
 
-  // s[key group][query group] of `blocks` key blocks, -inf where the whole key group comes after the query group.
+  // s[key group][query group] of `blocks` key blocks, -inf where the whole key group comes after the query
+  // group.
   int64_t group_scores(int32_t head, int64_t m, int64_t first_block, int64_t blocks) {
     const int64_t first = MI_BLOCK * first_block, keys = min64(MI_BLOCK * blocks, p_.kv_len - first);
     const int64_t kv_head = head / (p_.q_heads / p_.kv_heads), groups = ceil_div(keys, kStride);
@@ -116,12 +120,13 @@ class AntidiagonalScores {
     int64_t stride = p_.k.row_stride;
     if (p_.k.dtype != MI_F32) {
       const RowToF32 to_f32 = row_to_f32(kernels_.isa, p_.k.dtype);
-      for (int64_t i = 0; i < keys; i++) to_f32(head_row(p_.k, kv_head, first + i), keys_ + i * p_.head_dim, p_.head_dim);
+      for (int64_t i = 0; i < keys; i++)
+        to_f32(head_row(p_.k, kv_head, first + i), keys_ + i * p_.head_dim, p_.head_dim);
       rows = keys_, stride = p_.head_dim;
     }
     for (int64_t i = 0; i < kStride; i++)  // the last group may be short: its missing keys are zero
-      kernels_.gemm((keys - i + kStride - 1) / kStride, kLanes, p_.head_dim, rows + i * stride, kStride * stride, 1,
-                    panel_ + i * p_.head_dim * kLanes, kLanes, s_, kLanes, i > 0);
+      kernels_.gemm((keys - i + kStride - 1) / kStride, kLanes, p_.head_dim, rows + i * stride,
+                    kStride * stride, 1, panel_ + i * p_.head_dim * kLanes, kLanes, s_, kLanes, i > 0);
     const int64_t position = p_.offset() + MI_BLOCK * m;
     for (int64_t g = 0; g < groups; g++)
       for (int64_t j = 0; j < kGroups; j++)
@@ -152,32 +157,35 @@ void pool_keys(Pool& pool, const Probe& p, float* means) {
     float row[256];
     const int64_t head = item / items, begin = item % items * kPerItem;
     for (int64_t b = begin; b < min64(blocks, begin + kPerItem); b++)
-      mean_of_block(p.k, to_f32, head, MI_BLOCK * b, p.kv_len, p.head_dim, row, means + (head * blocks + b) * p.head_dim);
+      mean_of_block(p.k, to_f32, head, MI_BLOCK * b, p.kv_len, p.head_dim, row,
+                    means + (head * blocks + b) * p.head_dim);
   });
 }
 
-int64_t select_blocks(const Pool& pool, int thread, const Probe& p, const mi_pattern& pattern, int32_t head,
-                      const float* key_means, int64_t first, int64_t last, float* scratch, uint32_t* counts,
-                      uint32_t* blocks, int64_t stride) {
+int64_t select_blocks(const Pool& pool, int thread, const Probe& p, const mi_pattern& pattern,
+                      int32_t head, const float* key_means, int64_t first, int64_t last, float* scratch,
+                      uint32_t* counts, uint32_t* blocks, int64_t stride) {
   const TileKernels& kernels = tile_kernels(pool.isa());
   float* const scores = scratch;
-  AntidiagonalScores antidiagonal(kernels, p, pool.scratch(thread), scratch + round_up(key_blocks(p), kLanes));
+  AntidiagonalScores antidiagonal(kernels, p, pool.scratch(thread),
+                                  scratch + round_up(key_blocks(p), kLanes));
   int64_t tiles = 0;
   for (int64_t m = first; m < last && !pool.cancelled(); m++) {
-    const int64_t causal = min64(key_blocks(p), ceil_div(p.end(m), MI_BLOCK));  // key blocks the row block reaches
+    const int64_t causal = min64(key_blocks(p), ceil_div(p.end(m), MI_BLOCK));  // key blocks within reach
     if (causal > pattern.top_k) {
       if (pattern.flags & MI_ANTIDIAGONAL) antidiagonal.score(head, m, causal, scores);
       else pooled_scores(kernels, p, head, m, key_means, causal, scores);
     }
     uint32_t* const chosen = blocks + m * stride;
     int64_t count = 0;
-    const int64_t own = (p.offset() + MI_BLOCK * m) / MI_BLOCK;  // first of the blocks that hold the row block's keys
+    const int64_t own = (p.offset() + MI_BLOCK * m) / MI_BLOCK;  // first block of the row block's own keys
     // Ascending: forced blocks are merged in as the selection passes them.
-    int64_t next_forced = pattern.flags & MI_FORCE_SINK ? 0 : pattern.flags & MI_FORCE_DIAGONAL ? own : causal;
+    const int64_t forced_own = pattern.flags & MI_FORCE_DIAGONAL ? own : causal;
+    int64_t next_forced = pattern.flags & MI_FORCE_SINK ? 0 : forced_own;
     const auto add_forced_before = [&](int64_t b) {
       while (next_forced < b) {
         chosen[count++] = uint32_t(next_forced);
-        next_forced = !(pattern.flags & MI_FORCE_DIAGONAL) ? causal : max64(next_forced + 1, own);
+        next_forced = max64(next_forced + 1, forced_own);
       }
     };
     top_k(scores, causal, pattern.top_k, causal <= pattern.top_k ? causal : 0, [&](int64_t b) {

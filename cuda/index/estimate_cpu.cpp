@@ -1,5 +1,6 @@
-// The last-queries estimate: column sums and diagonal sums of the probe rows' attention. Two passes over the keys,
-// log-sum-exp first; recomputing the scores is cheaper than a round trip of [64, kv_len] through memory.
+// The last-queries estimate: column sums and diagonal sums of the probe rows' attention. Two passes over the
+// keys, log-sum-exp first; recomputing the scores is cheaper than a round trip of [64, kv_len] through
+// memory.
 #include <algorithm>
 
 #include "probe.h"
@@ -10,8 +11,8 @@ namespace {
 // Diagonals of one key range: [kRangeKeys + 63] and room for the last vector to run over.
 constexpr int64_t kDiagonals = kRangeKeys + MI_BLOCK + kLanes;
 
-// diagonals[row - key + count - 1] += p[key][row]. Neighbouring diagonals lie side by side in a row of p, so a vector
-// of them walks down the tile one row and one element at a time.
+// diagonals[row - key + count - 1] += p[key][row]. Neighbouring diagonals lie side by side in a row of p, so
+// a vector of them walks down the tile one row and one element at a time.
 void add_diagonals(const float* p, int count, int lanes, float* diagonals) {
   for (int d = 1 - count; d < lanes; d += kLanes) {  // row - key of the vector's first element
     const int from = int(max64(0, 1 - kLanes - d)), to = int(min64(count, lanes - d));
@@ -22,8 +23,8 @@ void add_diagonals(const float* p, int count, int lanes, float* diagonals) {
   }
 }
 
-// A key range contributes to its own kRangeKeys distances and to rows - 1 shorter ones, which belong to the next range:
-// those go through a side buffer and are added in a fixed order.
+// A key range contributes to its own kRangeKeys distances and to rows - 1 shorter ones, which belong to the
+// next range: those go through a side buffer and are added in a fixed order.
 struct Halo {
   float diagonals[MI_BLOCK];
 };
@@ -59,7 +60,8 @@ void estimate(Pool& pool, const EstimateArgs& a) {
       sum_columns(p, count, tile.lanes(), vertical + first);
       add_diagonals(p, count, tile.lanes(), diagonals + (range.last - first - count));
     }
-    std::copy_n(diagonals + rows - 1, range.last - range.first, a.slash + head * a.kv_len + a.kv_len - range.last);
+    float* const slash = a.slash + head * a.kv_len + a.kv_len - range.last;
+    std::copy_n(diagonals + rows - 1, range.last - range.first, slash);
     std::copy_n(diagonals, rows - 1, halos[item].diagonals);
   });
   if (pool.cancelled()) return;

@@ -5,6 +5,8 @@
 #include "block_sparse.h"
 #include "coverage.h"
 #include "retained.h"
+#include "row_floor.h"
+#include "select.h"
 #include "vertical_slash.h"
 
 namespace mi::cpu {
@@ -23,18 +25,19 @@ bool any(const IndexArgs& a, const Test& test) {
 struct Workspace {
   float* lse = nullptr;                  // [q_heads][rows], where the caller brought none
   void* lse_partials = nullptr;
-  float* first_block = nullptr;          // [q_heads][kv_len], HeadMass::first_block
+  float* key_mass = nullptr;             // [q_heads][kv_len]: HeadMass::first_block, then missing_mass
   char* ranks = nullptr;                 // ColumnRanks of each head
   float* key_means = nullptr;            // pool_keys
   float* scratch = nullptr;              // [threads][scratch_floats]
   int64_t* tiles = nullptr;              // [q_heads][items]
-  RetainedMass* retained = nullptr;      // [q_heads]
+  float* row_mass = nullptr;             // [q_heads][64], kept_mass
   int64_t rank_bytes = 0, scratch_floats = 0;
   uint64_t bytes = 0;
 
   Workspace(const IndexArgs& a, const Probe& probe, int threads, void* base) {
     const auto take = [&](auto*& part, uint64_t count, uint64_t size) {
-      if (base) part = reinterpret_cast<std::remove_reference_t<decltype(part)>>(static_cast<char*>(base) + bytes);
+      using Pointer = std::remove_reference_t<decltype(part)>;
+      if (base) part = reinterpret_cast<Pointer>(static_cast<char*>(base) + bytes);
       bytes += (count * size + 63) / 64 * 64;
     };
     const bool vertical_slash = any(a, [](const mi_pattern& p) { return p.kind == MI_VERTICAL_SLASH; });
@@ -42,9 +45,9 @@ struct Workspace {
     if (a.measure_mass) {
       take(lse, heads * MI_BLOCK, sizeof(float));
       take(lse_partials, probe_lse_workspace(probe), 1);
-      take(retained, heads, sizeof *retained);
     }
-    if (ProbeBlocks(probe).count > 1 && any(a, selects_by_mass)) take(first_block, heads * a.kv_len, sizeof(float));
+    if (a.measure_mass || any(a, selects_by_mass)) take(row_mass, heads * MI_BLOCK, sizeof(float));
+    if (any(a, selects_by_mass)) take(key_mass, heads * a.kv_len, sizeof(float));
     if (vertical_slash) {
       rank_bytes = round_up(int64_t(ColumnRanks::bytes(a.kv_len)), 64);
       take(ranks, heads, rank_bytes);
@@ -85,25 +88,19 @@ class IndexBuilder {
  public:
   IndexBuilder(Pool& pool, const IndexArgs& a)
       : pool_(pool), a_(a), probe_(Probe::of(a)), workspace_(a, probe_, pool.threads(), a.workspace),
+        list_(list_view(probe_, a.list, a.list_bytes)), two_blocks_(ProbeBlocks(probe_).count > 1),
         items_(ceil_div(probe_.row_blocks(), kBlocksPerItem)) {}
 
   void build() {
-    if (workspace_.first_block) sum_first_block(pool_, a_, probe_, workspace_.first_block);
+    const bool by_mass = any(a_, selects_by_mass);
+    if (by_mass && two_blocks_) sum_first_block(pool_, a_, probe_, workspace_.key_mass);
     pool_.parallel(a_.q_heads, [&](int64_t head, int thread) { start_head(int32_t(head), thread); });
     if (workspace_.key_means) pool_keys(pool_, probe_, workspace_.key_means);
-    pool_.parallel(a_.q_heads * items_, [&](int64_t item, int thread) {
-      workspace_.tiles[item] = fill_blocks(int32_t(item / items_), item % items_, thread);
-    });
+    fill_heads([](int32_t) { return true; });
+    if (by_mass) raise_poor_rows();
     if (pool_.cancelled()) return;
     for (int32_t head = 0; head < a_.q_heads; head++) finish_head(head);
-    if (!a_.measure_mass || !a_.stats) return;
-    const float* lse = a_.lse;
-    if (!lse) probe_lse(pool_, probe_, workspace_.lse, workspace_.lse_partials), lse = workspace_.lse;
-    retained_mass(pool_, probe_, a_.list, a_.list_bytes, lse, workspace_.retained);
-    for (int32_t head = 0; head < a_.q_heads; head++) {
-      a_.stats[head].retained_mean = workspace_.retained[head].mean;
-      a_.stats[head].retained_min = workspace_.retained[head].min;
-    }
+    if (a_.measure_mass && a_.stats) measure();
   }
 
  private:
@@ -111,7 +108,12 @@ class IndexBuilder {
   template <class T>
   T* at(uint64_t offset) const { return reinterpret_cast<T*>(static_cast<char*>(a_.list) + offset); }
   float* scratch(int thread) const { return workspace_.scratch + thread * workspace_.scratch_floats; }
-  ColumnRanks ranks(int32_t head) const { return {workspace_.ranks + head * workspace_.rank_bytes, a_.kv_len}; }
+  const float* probe_lse_of(int32_t head) const { return a_.lse + head * int64_t(probe_.rows); }
+  float* key_mass(int32_t head) const { return workspace_.key_mass + head * int64_t(a_.kv_len); }
+  float* row_mass(int32_t head) const { return workspace_.row_mass + head * int64_t(MI_BLOCK); }
+  ColumnRanks ranks(int32_t head) const {
+    return {workspace_.ranks + head * workspace_.rank_bytes, a_.kv_len};
+  }
 
   // Everything of a head's list that does not depend on the row block.
   void start_head(int32_t head, int thread) {
@@ -124,12 +126,15 @@ class IndexBuilder {
     if (p.kind == MI_A_SHAPE) out.sink = uint32_t(p.sink), out.local = uint32_t(p.local);
     out.block_stride = uint32_t(layout.block_stride);
     out.column_words = uint32_t(layout.column_words);
-    out.bands = layout.bands, out.columns = layout.columns, out.coverage = layout.coverage, out.blocks = layout.blocks;
+    out.bands = layout.bands;
+    out.columns = layout.columns;
+    out.coverage = layout.coverage;
+    out.blocks = layout.blocks;
     if (p.kind != MI_VERTICAL_SLASH) return;
 
     const int64_t sums = head * int64_t(a_.kv_len);
     const HeadMass mass{a_.vertical + sums, a_.slash + sums,
-                        workspace_.first_block ? workspace_.first_block + sums : nullptr};
+                        two_blocks_ && p.mass > 0 ? key_mass(head) : nullptr};
     VerticalSlash selected{at<Band>(out.bands), at<int32_t>(out.columns), 0, 0};
     const SelectionScratch memory(scratch(thread), a_.kv_len);
     if (!select_vertical_slash(probe_, p, mass, memory, selected)) {
@@ -139,6 +144,14 @@ class IndexBuilder {
     out.band_count = uint32_t(selected.band_count);
     out.column_count = uint32_t(selected.column_count);
     ranks(head).fill(selected.columns, selected.column_count, a_.kv_len);
+  }
+
+  template <class Test>
+  void fill_heads(const Test& test) {
+    pool_.parallel(a_.q_heads * items_, [&](int64_t item, int thread) {
+      const auto head = int32_t(item / items_);
+      if (test(head)) workspace_.tiles[item] = fill_blocks(head, item % items_, thread);
+    });
   }
 
   // The part of a head's list that belongs to some row blocks. Returns the tiles they compute.
@@ -154,8 +167,8 @@ class IndexBuilder {
         return tiles;
       case MI_BLOCK_SPARSE: {
         auto* const counts = at<uint32_t>(list.blocks);
-        return select_blocks(pool_, thread, probe_, a_.patterns[head], head, workspace_.key_means, first, last,
-                             scratch(thread), counts, counts + probe_.row_blocks(), list.block_stride);
+        return select_blocks(pool_, thread, probe_, a_.patterns[head], head, workspace_.key_means, first,
+                             last, scratch(thread), counts, counts + probe_.row_blocks(), list.block_stride);
       }
       case MI_A_SHAPE:
         for (int64_t m = first; m < last; m++) tiles += a_shape_tiles(m, list.sink, list.local);
@@ -175,14 +188,75 @@ class IndexBuilder {
     return ceil_div(min64(sink, reach(m)), MI_BLOCK) + ceil_div(max64(0, reach(m) - window), MI_BLOCK);
   }
 
+  // Adds columns for the probe rows that the mass budget neglects (row_floor.h).
+  void raise_poor_rows() {
+    const auto applies = [&](int32_t head) {
+      return selects_by_mass(a_.patterns[head]) && list_head(head).kind == MI_VERTICAL_SLASH;
+    };
+    const auto poor = [&](int32_t head) {
+      return PoorRows(row_mass(head), applies(head) ? probe_.rows : 0, kRowFloor * a_.patterns[head].mass);
+    };
+    pool_.parallel(a_.q_heads, [&](int64_t item, int thread) {
+      const auto head = int32_t(item);
+      if (applies(head)) kept_mass(pool_, thread, probe_, list_, head, probe_lse_of(head), row_mass(head));
+    });
+    const int64_t ranges = key_ranges(a_.kv_len);
+    pool_.parallel(a_.q_heads * ranges, [&](int64_t item, int thread) {
+      const auto head = int32_t(item / ranges);
+      const PoorRows rows = poor(head);
+      if (rows.lack > 0)
+        missing_mass(pool_, thread, probe_, HeadList(list_, head), head, probe_lse_of(head), rows,
+                     key_range(a_.kv_len, item % ranges), key_mass(head));
+    });
+    if (pool_.cancelled()) return;
+    pool_.parallel(a_.q_heads, [&](int64_t item, int thread) {
+      const auto head = int32_t(item);
+      const double lack = poor(head).lack;
+      if (lack > 0) add_columns(head, lack, thread);
+    });
+    fill_heads([&](int32_t head) { return poor(head).lack > 0; });
+  }
+
+  void add_columns(int32_t head, double lack, int thread) {
+    ListHead& list = list_head(head);
+    auto* const columns = at<int32_t>(list.columns);
+    float* const missing = key_mass(head);
+    for (uint32_t c = 0; c < list.column_count; c++) missing[columns[c]] = 0;
+    const int64_t room = vertical_slash_budget(a_.patterns[head], a_.kv_len).columns - list.column_count;
+    const int64_t more = fewest_for_sum(missing, a_.kv_len, lack, room, scratch(thread)).count;
+    top_k(missing, a_.kv_len, more, 0, [&](int64_t key) { columns[list.column_count++] = int32_t(key); });
+    std::sort(columns, columns + list.column_count);
+    ranks(head).fill(columns, list.column_count, a_.kv_len);
+  }
+
+  // Retained mass of every head into the statistics.
+  void measure() {
+    const float* lse = a_.lse;
+    if (!lse) {
+      probe_lse(pool_, probe_, workspace_.lse, workspace_.lse_partials);
+      lse = workspace_.lse;
+    }
+    pool_.parallel(a_.q_heads, [&](int64_t item, int thread) {
+      const auto head = int32_t(item);
+      if (list_head(head).kind == MI_DENSE) return;
+      float* const mass = row_mass(head);
+      kept_mass(pool_, thread, probe_, list_, head, lse + item * probe_.rows, mass);
+      double sum = 0;
+      for (int r = 0; r < probe_.rows; r++) sum += mass[r];
+      // Rounding may pass 1; NaN stays.
+      a_.stats[head].retained_mean = std::min(float(sum / probe_.rows), 1.0f);
+      a_.stats[head].retained_min = std::min(*std::min_element(mass, mass + probe_.rows), 1.0f);
+    });
+  }
+
   // Statistics, and the automatic choice of dense.
   void finish_head(int32_t head) {
     ListHead& list = list_head(head);
     int64_t tiles = 0, causal = 0;
     for (int64_t i = 0; i < items_; i++) tiles += workspace_.tiles[head * items_ + i];
     for (int64_t m = 0; m < probe_.row_blocks(); m++) causal += dense_tiles(m);
-    if (a_.dense_above < 1 && list.kind != MI_DENSE && double(tiles) > double(a_.dense_above) * double(causal))
-      list.kind = MI_DENSE;
+    const bool too_dense = a_.dense_above < 1 && double(tiles) > double(a_.dense_above) * double(causal);
+    if (too_dense) list.kind = MI_DENSE;
     if (list.kind == MI_DENSE) tiles = causal, list.band_count = list.column_count = 0;
     if (!a_.stats) return;
     mi_head_stats& stats = a_.stats[head] = {};
@@ -199,6 +273,8 @@ class IndexBuilder {
   const IndexArgs& a_;
   const Probe probe_;
   const Workspace workspace_;
+  const AttentionArgs list_;  // the list as attention will see it
+  const bool two_blocks_;     // the probe rows lie in two row blocks
   const int64_t items_;  // per head
 };
 

@@ -1,6 +1,7 @@
 // The probe: the last query rows of each head, whose attention over all keys stands for the whole prompt's
 // (arXiv 2407.02490, section 3.3). Their scores are computed tile by tile and never kept.
 #pragma once
+#include <cfloat>
 #include <cmath>
 
 #include "../attention/tile_math.h"
@@ -24,7 +25,8 @@ struct Probe {
 
   template <class Args>  // EstimateArgs, IndexArgs
   static Probe of(const Args& a) {
-    return {a.q, a.k, a.q_heads, a.kv_heads, a.head_dim, a.q_len, a.kv_len, int32_t(min64(a.last_q, a.q_len)), a.scale};
+    const auto rows = int32_t(min64(a.last_q, a.q_len));
+    return {a.q, a.k, a.q_heads, a.kv_heads, a.head_dim, a.q_len, a.kv_len, rows, a.scale};
   }
   int64_t first_position() const { return kv_len - rows; }
   int64_t offset() const { return kv_len - q_len; }
@@ -55,10 +57,13 @@ struct KeyRange {
   int64_t first, last;  // keys [first, last)
 };
 inline int64_t key_ranges(int64_t kv_len) { return ceil_div(kv_len, kRangeKeys); }
-inline KeyRange key_range(int64_t kv_len, int64_t i) { return {i * kRangeKeys, min64(kv_len, (i + 1) * kRangeKeys)}; }
+inline KeyRange key_range(int64_t kv_len, int64_t i) {
+  return {i * kRangeKeys, min64(kv_len, (i + 1) * kRangeKeys)};
+}
 
-// Scores of one head's probe rows against up to kKeys keys: s[key][row], rows in the vector lanes. Columns of `s`
-// past the probe rows are zero, and so are kLanes floats before it, so that reading along a diagonal may run over.
+// Scores of one head's probe rows against up to kKeys keys: s[key][row], rows in the vector lanes. Columns of
+// `s` past the probe rows are zero, and so are kLanes floats before it, so that reading along a diagonal may
+// run over.
 class ProbeTile {
  public:
   static constexpr int kKeys = 256, kStride = MI_BLOCK + kLanes;
@@ -91,8 +96,9 @@ class ProbeTile {
   float* s_;
 };
 
-// Shifts for ProbeTile::exponentials from log-sum-exps: weights become probabilities. Lanes outside [first, last)
-// get weight 0.
+// Shifts for ProbeTile::exponentials from log-sum-exps: weights become probabilities. Lanes outside [first,
+// last) get weight 0.
+constexpr float kNoWeight = FLT_MAX;
 void probability_shifts(const float* lse, int first, int last, float* shift /* [64] */);
 
 // vertical[key] = sum of p[key][row] over rows, from probabilities left by ProbeTile::exponentials.

@@ -31,7 +31,7 @@ void ProbeTile::set_head(int32_t head) {
     kernels_.transpose(probe_.rows, dim, rows, dim, panel_, kStride);
     return;
   }
-  auto* const pairs = reinterpret_cast<uint16_t*>(s_);  // 64 rows fit; the columns that must stay zero are cleared
+  auto* const pairs = reinterpret_cast<uint16_t*>(s_);  // 64 rows fit; cleared afterwards
   row_from_f32(kernels_.isa, MI_BF16)(rows, pairs, probe_.rows * dim);
   kernels_.transpose(probe_.rows, dim / 2, pairs, dim / 2, panel_, kStride);
   std::memset(s_, 0, size_t(probe_.rows * dim) * sizeof *pairs);
@@ -51,9 +51,9 @@ float* ProbeTile::scores(int64_t first, int count) {
   if (bf16_ || probe_.k.dtype == MI_F32) {
     product(head_row(probe_.k, kv_head_, first), probe_.k.row_stride, count);
   } else {
-    for (int i = 0; i < count; i++)
-      to_f32_(head_row(probe_.k, kv_head_, first + i), static_cast<float*>(rows_) + int64_t(i) * probe_.head_dim,
-              probe_.head_dim);
+    auto* const rows = static_cast<float*>(rows_);
+    for (int64_t i = 0; i < count; i++)
+      to_f32_(head_row(probe_.k, kv_head_, first + i), rows + i * probe_.head_dim, probe_.head_dim);
     product(rows_, probe_.head_dim, count);
   }
   for (int64_t i = max64(0, probe_.first_position() + 1 - first); i < count; i++) {
@@ -90,7 +90,7 @@ void sum_columns(const float* p, int count, int lanes, float* vertical) {
 }
 
 void probability_shifts(const float* lse, int first, int last, float* shift) {
-  for (int r = 0; r < MI_BLOCK; r++) shift[r] = r >= first && r < last ? lse[r] * kLog2E : FLT_MAX;
+  for (int r = 0; r < MI_BLOCK; r++) shift[r] = r >= first && r < last ? lse[r] * kLog2E : kNoWeight;
 }
 
 namespace {

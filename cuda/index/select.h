@@ -15,8 +15,9 @@ inline uint32_t ordered_bits(float x) {
   return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
 }
 
-// emit(i), ascending, for the k indices with the largest values; the first `forced` rank above all others, and among
-// equals the lowest index wins. Radix select: three passes over the values narrow down the k-th largest.
+// emit(i), ascending, for the k indices with the largest values; the first `forced` rank above all others,
+// and among equals the lowest index wins. Radix select: three passes over the values narrow down the k-th
+// largest.
 template <class Emit>
 void top_k(const float* values, int64_t n, int64_t k, int64_t forced, const Emit& emit) {
   forced = std::min(forced, std::min(n, k));
@@ -42,12 +43,14 @@ void top_k(const float* values, int64_t n, int64_t k, int64_t forced, const Emit
   }
 }
 
-// The fewest of the largest values (not negative, not NaN) that sum up to `need`; at most `limit`, none that is zero.
+// The fewest of the largest values (not negative, not NaN) that sum up to `need`; at most `limit`, none that
+// is zero.
 struct Prefix {
   int64_t count;
   double sum;
 };
-inline Prefix fewest_for_sum(const float* values, int64_t n, double need, int64_t limit, float* scratch /* [n] */) {
+inline Prefix fewest_for_sum(const float* values, int64_t n, double need, int64_t limit,
+                             float* scratch /* [n] */) {
   Prefix p{0, 0};
   if (need <= 0) return p;
   constexpr int kShift = 20, kBins = 2048;  // of an eighth of an octave; the sign bit is always set

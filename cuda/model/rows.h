@@ -12,7 +12,8 @@ namespace mi::cpu {
 constexpr int64_t kPiece = 4096;            // elements converted at once: a multiple of every block format
 constexpr int64_t kItemElements = 1 << 15;  // elements of a work item: tens of microseconds
 
-// Reads and writes pieces of rows. f32 rows are used where they lie, others through a buffer of kPiece floats.
+// Reads and writes pieces of rows. f32 rows are used where they lie, others through a buffer of kPiece
+// floats.
 class Rows {
  public:
   Rows(const View& view, mi_isa isa)

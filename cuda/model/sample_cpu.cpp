@@ -1,5 +1,5 @@
-// Draws one token from logits. All filters keep a prefix of the candidates in order of descending logit (ascending
-// id among equals), so only as much of that order is made as is needed: a heap, popped.
+// Draws one token from logits. All filters keep a prefix of the candidates in order of descending logit
+// (ascending id among equals), so only as much of that order is made as is needed: a heap, popped.
 #include <algorithm>
 #include <cmath>
 #include <vector>

@@ -55,8 +55,9 @@ export async function findModels(): Promise<{ folders: string[]; models: FoundMo
     try {
       entries = await Array.fromAsync(Deno.readDir(folder));
     } catch (error) {
-      if (error instanceof Deno.errors.NotFound) continue;
-      models.push({ path: folder, problem: toMInferenceError(error).message });
+      const missing = error instanceof Deno.errors.NotFound;
+      const problem = missing ? `${folder} is not there` : toMInferenceError(error).message;
+      models.push({ path: folder, problem });
       continue;
     }
     for (const { name, isDirectory } of entries.sort((a, b) => a.name < b.name ? -1 : 1)) {

@@ -31,7 +31,7 @@ interface Sampling {
   readonly topK?: number;
   readonly topP?: number;
   readonly minP?: number;
-  readonly seed?: number;
+  readonly seed: number;
 }
 
 function samplingOf(values: Values<typeof OPTIONS>): Sampling {
@@ -42,7 +42,8 @@ function samplingOf(values: Values<typeof OPTIONS>): Sampling {
     topK: toNumber("top-k", values["top-k"], { least: 0 }),
     topP: toNumber("top-p", values["top-p"], fraction),
     minP: toNumber("min-p", values["min-p"], fraction),
-    seed: toNumber("seed", values.seed, { least: 0 }),
+    seed: toNumber("seed", values.seed, { least: 0 }) ??
+      crypto.getRandomValues(new Uint32Array(1))[0],
   };
 }
 
@@ -96,6 +97,7 @@ Example: minference run needle-27m -f book.txt -p "What is the pass key? The pas
     const result = {
       text: await generation.text,
       finishReason: stats.finishReason,
+      seed: sampling.seed,
       promptTokens: stats.promptTokens,
       completionTokens: stats.completionTokens,
       ttftMs: ttftMs ?? performance.now() - started,

@@ -150,7 +150,10 @@ export class Tensor implements Disposable {
    * @param offset First element. Default 0.
    * @param length Elements. Default the rest.
    */
-  async readBytes(offset = 0, length = this.length - offset): Promise<Uint8Array<ArrayBuffer>> {
+  async readBytes(
+    offset = 0,
+    length: number = this.length - offset,
+  ): Promise<Uint8Array<ArrayBuffer>> {
     if (offset < 0 || length < 0 || offset + length > this.length) {
       throw new MInferenceError(
         "SHAPE",
@@ -170,7 +173,10 @@ export class Tensor implements Disposable {
    * @param length Elements. Default the rest.
    * @throws {MInferenceError} `UNSUPPORTED` for quantised tensors.
    */
-  async read(offset = 0, length = this.length - offset): Promise<Float32Array<ArrayBuffer>> {
+  async read(
+    offset = 0,
+    length: number = this.length - offset,
+  ): Promise<Float32Array<ArrayBuffer>> {
     if (FORMAT[this.dtype].elements > 1) {
       throw new MInferenceError("UNSUPPORTED", `a ${this.dtype} tensor cannot be read as f32`);
     }

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { minference } from "./support.ts";
 
-const COMMANDS = ["run", "prefill", "bench", "inspect", "doctor", "build"];
+const COMMANDS = ["run", "prefill", "bench", "search-patterns", "inspect", "doctor", "build"];
 
 Deno.test("--help lists the commands, and each command has its own", async () => {
   const [all, ...each] = await Promise.all([

@@ -148,7 +148,8 @@ function exists(path: string): boolean {
  */
 export async function buildLibrary(options: BuildOptions): Promise<BuildResult> {
   const log = options.onLog ?? ((): void => {});
-  const tools = await findToolchain(options.cuda);
+  const hasCuda = [...walk(options.source)].some((path) => path.endsWith(".cu"));
+  const tools = await findToolchain(hasCuda && options.cuda !== false);
   log(`C++ compiler: ${tools.cxx} (${tools.cxxVersion})`);
   log(
     tools.nvcc

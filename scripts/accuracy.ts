@@ -28,6 +28,8 @@ const root = (path: string): string => fileURLToPath(new URL(`../${path}`, impor
 const METHODS: Record<string, PatternChoice> = {
   dense: "dense",
   searched: "auto",
+  "mass 0.9": { kind: "vertical_slash", mass: 0.9 },
+  "mass 0.95": { kind: "vertical_slash", mass: 0.95 },
   "upstream (1000, 6096)": { kind: "vertical_slash", vertical: 1000, slash: 6096 },
   "upstream (30, 800)": { kind: "vertical_slash", vertical: 30, slash: 800 },
   "upstream (3500, 100)": { kind: "vertical_slash", vertical: 3500, slash: 100 },

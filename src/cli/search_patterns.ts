@@ -34,7 +34,7 @@ const OPTIONS = {
     value: "recall|error|mass",
     help: "cheapest that keeps the recall; least output error, or most mass, within the budget",
   },
-  recall: { type: "string", value: "R", help: "least mean recall (default 0.95)" },
+  recall: { type: "string", value: "R", help: "least mean recall (default 0.85)" },
   budget: { type: "string", value: "B", help: "cost over dense for error and mass (default 0.15)" },
   space: { type: "string", value: "full|published", help: "candidates (default full)" },
   ...DEVICE_OPTIONS,
@@ -94,7 +94,7 @@ Example: minference search-patterns needle-27m -o ${PATTERNS_FILE}`,
         kind,
         thresholds: {
           ...DEFAULT_OBJECTIVE.thresholds,
-          recallMean: fraction("recall", values.recall ?? "0.95"),
+          recallMean: fraction("recall", values.recall ?? "0.85"),
         },
       }
       : { kind, budget: fraction("budget", values.budget ?? "0.15") };

@@ -38,6 +38,8 @@ export interface Measurement {
   readonly recallMean: number;
   /** The same at the 5th percentile of the rows. */
   readonly recallLow: number;
+  /** The worst of the last 64 rows: those that ask. A head may retrieve there and nowhere else. */
+  readonly recallProbe: number;
 }
 
 /** Rows before this one see few keys and keep them all; upstream's score leaves them out, too. */
@@ -102,7 +104,7 @@ export class LayerMeter implements Disposable {
       })),
       {
         ...{ pattern: { kind: "dense" } as const, density: 1, columns: 0, bands: 0 },
-        ...{ ms: dense.attentionMs / heads, error: 0, recallMean: 1, recallLow: 1 },
+        ...{ ms: dense.attentionMs / heads, error: 0, recallMean: 1, recallLow: 1, recallProbe: 1 },
       },
     ]);
   }
@@ -135,11 +137,7 @@ export class LayerMeter implements Disposable {
     };
   }
 
-  #compare(
-    head: number,
-    sparse: Attended,
-    dense: Attended,
-  ): Pick<Measurement, "error" | "recallMean" | "recallLow"> {
+  #compare(head: number, sparse: Attended, dense: Attended): Kept {
     const { qLen, headDim } = this.shape;
     const first = Math.min(FIRST_ROW, qLen >> 1);
     const rows = qLen - first;
@@ -154,8 +152,10 @@ export class LayerMeter implements Disposable {
         norm += dense.out[c] ** 2;
       }
     }
+    const recallProbe = recall.subarray(-64).reduce((a, b) => Math.min(a, b));
     recall.sort();
     return {
+      recallProbe,
       error: norm > 0 ? Math.sqrt(difference / norm) : 0,
       recallMean: recall.reduce((sum, value) => sum + value, 0) / rows,
       recallLow: recall[Math.floor(rows * 0.05)],
@@ -169,10 +169,12 @@ export class LayerMeter implements Disposable {
   }
 }
 
+type Kept = Pick<Measurement, "error" | "recallMean" | "recallLow" | "recallProbe">;
+
 interface Run {
   readonly pattern: HeadPattern;
   readonly stats: readonly HeadStats[];
-  readonly kept: readonly Pick<Measurement, "error" | "recallMean" | "recallLow">[];
+  readonly kept: readonly Kept[];
   readonly indexMs: number;
   readonly attentionMs: number;
 }

@@ -39,14 +39,17 @@ async function predictions(
   cache.reserve(ids.length, 0);
   await decoder.forward(ids, cache, 0, logits, { logits: "all" });
   const values = await logits.read();
-  return Array.from(ids, (_, row) =>
-    prediction(values.subarray(row * vocabSize, (row + 1) * vocabSize)));
+  return Array.from(
+    ids,
+    (_, row) => prediction(values.subarray(row * vocabSize, (row + 1) * vocabSize)),
+  );
 }
 
 Deno.test({
-  name: "bf16 safetensors and Q8_0 GGUF agree in top-1 wherever the margin decides, over 2K positions",
+  name:
+    "bf16 safetensors and Q8_0 GGUF agree in top-1 wherever the margin decides, over 2K positions",
   ignore: shared === undefined,
-  async fn() {
+  async fn(): Promise<void> {
     const text = await Deno.readTextFile(new URL("haystack.txt", NEEDLE));
     await using model = await loadModel(NEEDLE, { device, patterns: "dense" });
     const ids = model.tokenizer.encode(text.slice(5000, 20_000)).subarray(0, TOKENS);
@@ -57,7 +60,10 @@ Deno.test({
       at.filter((i) => gguf[i].token === safetensors[i].token).length / at.length;
     const all = [...ids.keys()];
     const decided = all.filter((i) => safetensors[i].margin > 0.3);
-    assert.ok(decided.length > 0.8 * TOKENS, `${decided.length} of ${TOKENS} positions are decided`);
+    assert.ok(
+      decided.length > 0.8 * TOKENS,
+      `${decided.length} of ${TOKENS} positions are decided`,
+    );
     assert.ok(agree(decided) >= 0.985, `decided positions: ${agree(decided)}`);
     assert.ok(agree(all) >= 0.94, `all positions: ${agree(all)}`);
   },

@@ -11,7 +11,14 @@ import { buildPeakLoop, describeMachine } from "./bench/machine.ts";
 import { findPeer, installPeer, PEER_VERSION, runPeer } from "./bench/peer.ts";
 import { makePrompts, type Prompt } from "./bench/prompts.ts";
 import { bestBatch, markdown } from "./bench/report.ts";
-import { type Engine, readResults, type Results, writeResults } from "./bench/results.ts";
+import { undisturbed, waitForQuiet } from "./bench/load.ts";
+import {
+  type Engine,
+  type PrefillSample,
+  readResults,
+  type Results,
+  writeResults,
+} from "./bench/results.ts";
 import { type PrefillJob, type PrefillReport, runWorker } from "./bench/worker.ts";
 
 const HELP = `deno task bench [options]
@@ -24,7 +31,9 @@ docs/bench/cpu-DATE.json. Stopped and started again, it goes on where it was.
   --engines LIST        of sparse,dense,peer               (default: all that are installed)
   --lengths LIST        prefill: tokens                    (default: 2048,6912,28000)
   --short LIST          automatic choice: tokens           (default: 256,512,1024,2048,4096,8192,16384)
-  --repeat N            rounds                             (default: 3)
+  --repeat N            undisturbed readings wanted        (default: 3)
+  --rounds N            most rounds to get them in         (default: twice as many)
+  --patience SECONDS    wait so long for an idle machine before each reading (default: 20)
   --batch LIST          peer: tokens per batch to try      (default: 512,2048)
   --threads N           of every engine                    (default: 2)
   --out FILE            results                            (default: docs/bench/cpu-DATE.json)
@@ -47,6 +56,8 @@ const { values: flags } = parseArgs({
     lengths: { type: "string", default: "2048,6912,28000" },
     short: { type: "string", default: "256,512,1024,2048,4096,8192,16384" },
     repeat: { type: "string", default: "3" },
+    rounds: { type: "string" },
+    patience: { type: "string", default: "20" },
     batch: { type: "string", default: "512,2048" },
     threads: { type: "string", default: "2" },
     out: { type: "string" },
@@ -55,6 +66,9 @@ const { values: flags } = parseArgs({
     help: { type: "boolean", default: false },
   },
 });
+
+/** Undisturbed readings wanted of everything. */
+const REPEAT = Number(flags.repeat);
 
 const numbers = (list: string): number[] => list.split(",").map(Number);
 
@@ -66,8 +80,13 @@ async function measurePrefill(
   save: () => Promise<void>,
 ): Promise<void> {
   const wanted = new Set(flags.engines.split(","));
-  const batches = numbers(flags.batch);
-  for (let round = 0; round < Number(flags.repeat); round++) {
+  const batches = peer ? numbers(flags.batch) : [];
+  const rounds = Number(flags.rounds ?? 2 * REPEAT);
+  const samples = (prompt: string, engine: Engine, batch?: number): PrefillSample[] =>
+    results.prefill.filter((s) => s.prompt === prompt && s.engine === engine && s.batch === batch);
+  const undisturbedSamples = (prompt: string, engine: Engine, batch?: number): number =>
+    samples(prompt, engine, batch).filter((s) => undisturbed(s.readings).length > 0).length;
+  for (let round = 0; round < rounds; round++) {
     for (const [prompt, { ids, text, tokens }] of prompts) {
       const job: PrefillJob = {
         model: MODEL,
@@ -82,10 +101,9 @@ async function measurePrefill(
         batch: number | undefined,
         run: () => Promise<PrefillReport>,
       ): Promise<void> => {
-        const taken = results.prefill.some((s) =>
-          s.prompt === prompt && s.engine === engine && s.batch === batch && s.round === round
-        );
-        if (taken || !wanted.has(engine)) return;
+        if (!wanted.has(engine) || undisturbedSamples(prompt, engine, batch) >= REPEAT) return;
+        if (samples(prompt, engine, batch).some((s) => s.round === round)) return;
+        await waitForQuiet(Number(flags.patience));
         const report = await run();
         results.prefill.push({ prompt, engine, batch, round, ...report });
         await save();
@@ -100,9 +118,10 @@ async function measurePrefill(
         undefined,
         () => runWorker("ours_worker.ts", { ...job, patterns: "auto" }),
       );
-      // Every batch size once; later rounds keep the best.
+      // Every batch size until it had one fair reading; from then on the best.
       const best = bestBatch(results, prompt);
-      for (const batch of round > 0 && best !== undefined ? [best] : peer ? batches : []) {
+      for (const batch of batches) {
+        if (batch !== best && undisturbedSamples(prompt, "peer", batch) > 0) continue;
         await take("peer", batch, () => runPeer({ ...job, peer: peer ?? "", batch }));
       }
       await take(
@@ -117,8 +136,9 @@ async function measurePrefill(
 async function measureLinear(results: Results): Promise<void> {
   const peakLoop = await buildPeakLoop();
   try {
+    await waitForQuiet(Number(flags.patience));
     const { threads } = results;
-    const readings = Math.max(5, Number(flags.repeat));
+    const readings = Math.max(5, REPEAT);
     const job: LinearJob = { model: MODEL, threads, rows: LINEAR_ROWS, readings, peakLoop };
     results.linear = await runWorker<LinearReport>("linear_worker.ts", job);
   } finally {
@@ -134,8 +154,8 @@ async function measureLengths(
   for (const length of numbers(flags.short)) {
     if (results.lengths.some(({ tokens }) => tokens === length)) continue;
     const { threads } = results;
-    const readings = Number(flags.repeat);
-    const job: LengthsJob = { model: MODEL, ids, threads, lengths: [length], readings };
+    const job: LengthsJob = { model: MODEL, ids, threads, lengths: [length], readings: REPEAT };
+    await waitForQuiet(Number(flags.patience));
     results.lengths.push(...await runWorker<LengthReport[]>("lengths_worker.ts", job));
     await save();
     console.error(`automatic choice at ${length} tokens: done`);

@@ -1,11 +1,11 @@
 """Times what this library is measured against on a GPU, and writes the figures as JSON.
 
-    python3 scripts/bench/gpu_peer.py --out gpu-peer.json [--upstream .peers/MInference] [--only dense,...]
+    python3 -B scripts/bench/gpu_peer.py --out gpu-peer.json [--upstream .peers/MInference] [--only dense,...]
 
 Sections: `dense` (PyTorch's cuDNN attention), `parts`, `launch`, `layer`, `blocks` (the published MInference
-kernels, from a checkout: git clone https://github.com/microsoft/MInference .peers/MInference), `decoder` (a
-Llama-3-8B-shaped decoder in PyTorch). Needs PyTorch with CUDA, Triton and nvcc. A section that fails says so in
-the file and the others run.
+kernels, from a checkout: git clone https://github.com/microsoft/MInference .peers/MInference), `decoder`
+(a Llama-3-8B-shaped decoder in PyTorch). Needs PyTorch with CUDA, Triton and nvcc. A section that fails says
+so in the file and the others run.
 """
 
 import argparse

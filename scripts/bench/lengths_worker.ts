@@ -1,6 +1,7 @@
 // Times dense and sparse prefill of short prompts, in turns on one model: what the automatic choice costs.
 import { loadModel, type Model, openDevice } from "../../mod.ts";
-import { type Load, readJob, underLoad, writeReport } from "./worker.ts";
+import { type Load, underLoad } from "./load.ts";
+import { readJob, writeReport } from "./worker.ts";
 
 /** Prefixes of one prompt, each read densely and sparsely. */
 export interface LengthsJob {

@@ -5,7 +5,8 @@ import { linear, type Weight } from "../../src/device/ops.ts";
 import { Scratch } from "../../src/device/scratch.ts";
 import { activationDtype } from "../../src/model/decoder.ts";
 import { engineOf } from "../../src/model/model.ts";
-import { type Load, readJob, underLoad, writeReport } from "./worker.ts";
+import { type Load, underLoad } from "./load.ts";
+import { readJob, writeReport } from "./worker.ts";
 
 /** Linear layers of one decoder layer. */
 export interface LinearJob {

@@ -1,12 +1,11 @@
 // Reads a prompt with this library.
 import { loadModel, type Model, openDevice } from "../../mod.ts";
+import { peakResident, underLoad } from "./load.ts";
 import {
-  peakResident,
   type PrefillJob,
   type PrefillReading,
   type PrefillReport,
   readJob,
-  underLoad,
   writeReport,
 } from "./worker.ts";
 

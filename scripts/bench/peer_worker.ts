@@ -1,12 +1,11 @@
 // Reads a prompt with llama.cpp's CPU build, through node-llama-cpp. Started without this project's
 // configuration, so that the package resolves inside its own folder.
+import { peakResident, underLoad } from "./load.ts";
 import {
-  peakResident,
   type PrefillJob,
   type PrefillReading,
   type PrefillReport,
   readJob,
-  underLoad,
   writeReport,
 } from "./worker.ts";
 

@@ -3,23 +3,15 @@
  *
  * @module
  */
+import { DISTURBED_ABOVE, type Load, quiet } from "./load.ts";
 import type { Engine, PrefillSample, Results } from "./results.ts";
-import type { Load, PrefillReading } from "./worker.ts";
-
-/** A reading during which more of the machine's processor time went elsewhere is set aside. */
-export const DISTURBED_ABOVE = 0.05;
+import type { PrefillReading } from "./worker.ts";
 
 /** Middle value; the mean of the two middle ones. NaN of nothing. */
 export function median(values: readonly number[]): number {
   const sorted = values.toSorted((a, b) => a - b);
   const middle = sorted.length >> 1;
   return sorted.length % 2 === 1 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
-}
-
-/** The undisturbed readings, or all where none is. */
-export function quiet<T extends Load>(readings: readonly T[]): readonly T[] {
-  const kept = readings.filter(({ disturbance }) => disturbance <= DISTURBED_ABOVE);
-  return kept.length > 0 ? kept : readings;
 }
 
 function samplesOf(results: Results, prompt: string, engine: Engine): readonly PrefillSample[] {

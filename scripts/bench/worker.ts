@@ -4,6 +4,7 @@
  *
  * @module
  */
+import type { Load } from "./load.ts";
 
 /** One prompt read by one engine. */
 export interface PrefillJob {
@@ -25,14 +26,6 @@ export interface PrefillJob {
   readonly peer?: string;
   /** Peer: tokens per batch. */
   readonly batch?: number;
-}
-
-/** How undisturbed a reading was. */
-export interface Load {
-  /** Processor seconds of this process, all threads. */
-  readonly ownCpu: number;
-  /** Fraction of the machine's processor time that went elsewhere: other processes, the hypervisor. */
-  readonly disturbance: number;
 }
 
 /** One reading of a {@linkcode PrefillJob}. */
@@ -57,44 +50,6 @@ export interface PrefillReport {
   readonly device?: { readonly weights: number; readonly kvCache: number; readonly peak: number };
   /** What computed: instruction set, library variant, options. */
   readonly details: Readonly<Record<string, unknown>>;
-}
-
-const TICKS_PER_SECOND = 100; // USER_HZ, the unit of /proc on every Linux architecture
-
-/** Processor time since start, in ticks: of this process, and of the machine by what it went to. */
-function ticks(): { own: number; busy: number; stolen: number } {
-  const self = Deno.readTextFileSync("/proc/self/stat");
-  const [utime, stime] = self.slice(self.lastIndexOf(")") + 2).split(" ").slice(11, 13);
-  const [user, nice, system, , , irq, softirq, steal] = Deno.readTextFileSync("/proc/stat")
-    .split("\n")[0].split(/\s+/).slice(1).map(Number);
-  return {
-    own: Number(utime) + Number(stime),
-    busy: user + nice + system + irq + softirq,
-    stolen: steal,
-  };
-}
-
-/** Runs `body` and reports how much processor time the machine gave to others meanwhile. */
-export async function underLoad<T>(body: () => Promise<T>): Promise<T & Load> {
-  const before = ticks();
-  const start = performance.now();
-  const result = await body();
-  const seconds = (performance.now() - start) / 1000;
-  const after = ticks();
-  const own = after.own - before.own;
-  const elsewhere = after.busy - before.busy - own + after.stolen - before.stolen;
-  const capacity = seconds * TICKS_PER_SECOND * navigator.hardwareConcurrency;
-  return {
-    ...result,
-    ownCpu: own / TICKS_PER_SECOND,
-    disturbance: Math.max(0, elsewhere / capacity),
-  };
-}
-
-/** Peak resident set of this process, bytes. */
-export function peakResident(): number {
-  const kib = /VmHWM:\s*(\d+) kB/.exec(Deno.readTextFileSync("/proc/self/status"))?.[1];
-  return Number(kib ?? 0) * 1024;
 }
 
 /** The job this process was started for. */

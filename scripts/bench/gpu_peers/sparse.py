@@ -87,7 +87,7 @@ class VerticalSlash:
 
 
 def heads_per_launch(tokens, listed):
-    """Most heads (a power of two, at most a layer) that 32-bit offsets reach; lists have `listed` entries a row."""
+    """Most heads (a power of two, at most a layer) that 32-bit offsets reach at `listed` entries a row."""
     rows = tokens // BLOCK
     most = min(MOST_ELEMENTS // (rows * listed), (MOST_ELEMENTS + 1) // (tokens * HEAD_DIM))
     return min(LAYER_HEADS, 1 << (most.bit_length() - 1))

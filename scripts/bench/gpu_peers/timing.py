@@ -8,8 +8,8 @@ import torch
 def milliseconds(body, most=30, budget_ms=400.0, warm_up=2):
     """Times of single calls of body, by device events, after a warm-up.
 
-    As many calls as fit the budget, at least two and at most `most`; a body that takes longer than two seconds
-    is not warmed up twice.
+    As many calls as fit the budget, at least two and at most `most`; a body that takes longer than two
+    seconds is not warmed up twice.
     """
     start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
 

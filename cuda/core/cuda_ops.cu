@@ -1,0 +1,89 @@
+#include "cuda_ops.h"
+
+#include "status.h"
+
+namespace mi::cuda {
+
+namespace {
+
+bool is_16_bit(int32_t dtype) { return dtype == MI_F16 || dtype == MI_BF16; }
+
+// 16-byte loads of the innermost dimension.
+bool is_aligned(const View& v, int32_t heads, int32_t rows) {
+  const int64_t bytes = block_bytes(v.dtype);
+  return reinterpret_cast<uintptr_t>(v.data) % 16 == 0 && (heads == 1 || v.head_stride * bytes % 16 == 0) &&
+         (rows == 1 || v.row_stride * bytes % 16 == 0);
+}
+
+template <class Args>
+mi_status accept_keys(const char* op, const Args& a, mi_error* error) {
+  if (!is_16_bit(a.k.dtype))
+    return fail(error, MI_UNSUPPORTED, "%s: on a GPU k must be f16 or bf16, got dtype %d", op, a.k.dtype);
+  if (!is_aligned(a.k, a.kv_heads, a.kv_len))
+    return fail(error, MI_UNSUPPORTED, "%s: on a GPU every row of k must start on 16 bytes", op);
+  return MI_OK;
+}
+
+struct Accept {
+  mi_error* error;
+  mi_status operator()(const EstimateArgs& a) const { return accept_keys("estimate", a, error); }
+  mi_status operator()(const IndexArgs& a) const {
+    if (a.q_heads > kMostIndexHeads)
+      return fail(error, MI_UNSUPPORTED, "index: on a GPU at most %d query heads, got %d", kMostIndexHeads, a.q_heads);
+    for (int h = 0; h < a.q_heads; h++)
+      if (a.patterns[h].kind == MI_BLOCK_SPARSE && a.patterns[h].flags & MI_ANTIDIAGONAL)
+        return fail(error, MI_UNSUPPORTED, "index: head %d: antidiagonal block scores are offered on the CPU only", h);
+    return accept_keys("index", a, error);
+  }
+  template <class Other>
+  mi_status operator()(const Other&) const { return MI_OK; }
+};
+
+struct Run {
+  const Launch& launch;
+  CublasLt& cublaslt;
+  mi_error* error;
+  mi_status operator()(const EmbedArgs& a) const { return embed(launch, a, error); }
+  mi_status operator()(const RmsNormArgs& a) const { return rms_norm(launch, a, error); }
+  mi_status operator()(const RopeArgs& a) const { return rope(launch, a, error); }
+  mi_status operator()(const CopyArgs& a) const { return copy(launch, a, error); }
+  mi_status operator()(const LinearArgs& a) const { return linear(launch, cublaslt, a, error); }
+  mi_status operator()(const SiluMulArgs& a) const { return silu_mul(launch, a, error); }
+  mi_status operator()(const SampleArgs& a) const { return sample(launch, a, error); }
+  mi_status operator()(const ConvertArgs& a) const { return convert(launch, a, error); }
+  mi_status operator()(const AttentionArgs& a) const { return attention(launch, a, error); }
+  mi_status operator()(const EstimateArgs& a) const { return estimate(launch, a, error); }
+  mi_status operator()(const IndexArgs& a) const { return index(launch, a, error); }
+};
+
+struct WorkspaceOf {
+  const Launch& launch;
+  uint64_t operator()(const LinearArgs& a) const { return linear_workspace(launch, a); }
+  uint64_t operator()(const AttentionArgs& a) const { return attention_workspace(launch, a); }
+  uint64_t operator()(const EstimateArgs& a) const { return estimate_workspace(launch, a); }
+  uint64_t operator()(const IndexArgs& a) const { return index_workspace(launch, a); }
+  template <class Other>
+  uint64_t operator()(const Other&) const { return 0; }
+};
+
+}  // namespace
+
+const char* Operations::name(int op) const {
+  static constexpr const char* kNames[MI_OP_COUNT] = {"a copy", "embed",   "rms_norm",  "rope",     "copy", "linear",
+                                                      "silu_mul", "sample", "convert", "attention", "estimate", "index"};
+  return op >= 0 && op < MI_OP_COUNT ? kNames[op] : "an operation";
+}
+
+mi_status Operations::accept(const Operation& operation, mi_error* error) {
+  return std::visit(Accept{error}, operation.args);
+}
+
+mi_status Operations::run(const Operation& operation, mi_error* error) {
+  return std::visit(Run{launch_, cublaslt_, error}, operation.args);
+}
+
+uint64_t Operations::workspace(const Operation& operation) const {
+  return std::visit(WorkspaceOf{launch_}, operation.args);
+}
+
+}  // namespace mi::cuda

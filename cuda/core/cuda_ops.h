@@ -1,0 +1,47 @@
+// The CUDA backend's operations, and what an open device keeps for them. Each operation queues its
+// kernels on launch.stream and returns; none allocates, waits or copies to the host.
+#pragma once
+#include <memory>
+
+#include "../model/cublaslt.h"
+#include "device.h"
+#include "launch.h"
+
+namespace mi::cuda {
+
+mi_status embed(const Launch&, const EmbedArgs&, mi_error*);
+mi_status rms_norm(const Launch&, const RmsNormArgs&, mi_error*);
+mi_status rope(const Launch&, const RopeArgs&, mi_error*);
+mi_status copy(const Launch&, const CopyArgs&, mi_error*);
+mi_status linear(const Launch&, CublasLt&, const LinearArgs&, mi_error*);
+mi_status silu_mul(const Launch&, const SiluMulArgs&, mi_error*);
+mi_status sample(const Launch&, const SampleArgs&, mi_error*);
+mi_status convert(const Launch&, const ConvertArgs&, mi_error*);
+mi_status attention(const Launch&, const AttentionArgs&, mi_error*);
+mi_status estimate(const Launch&, const EstimateArgs&, mi_error*);
+mi_status index(const Launch&, const IndexArgs&, mi_error*);
+
+constexpr int kMostIndexHeads = 256;  // heads of one index operation: their plans are a kernel argument
+
+// Workspace in bytes. Pointers in the arguments are null when these are asked.
+uint64_t linear_workspace(const Launch&, const LinearArgs&);
+uint64_t attention_workspace(const Launch&, const AttentionArgs&);
+uint64_t estimate_workspace(const Launch&, const EstimateArgs&);
+uint64_t index_workspace(const Launch&, const IndexArgs&);
+
+// The table over mi_op: what one device can run.
+class Operations {
+ public:
+  explicit Operations(const Launch& launch) : launch_(launch) {}
+  const char* name(int op) const;
+  // A valid request that this backend cannot serve is refused here, before it is queued.
+  mi_status accept(const Operation& operation, mi_error* error);
+  mi_status run(const Operation& operation, mi_error* error);
+  uint64_t workspace(const Operation& operation) const;
+
+ private:
+  const Launch& launch_;
+  CublasLt cublaslt_;
+};
+
+}  // namespace mi::cuda

@@ -1,0 +1,283 @@
+// Scores of the probe rows (the last up to 64 query rows) against all keys, for every head, never stored.
+//
+// A warp computes transposed tiles S^T = K Q^T of 64 keys x 64 probes: sums over probes stay inside a thread and its
+// quad, sums over keys stay in registers from tile to tile. The query heads of a KV head are spread over the warps of a
+// block, so that each key is read from memory once:
+//
+//   warp = slice * heads + head; a slice is a contiguous range of keys of its own.
+//
+// Fragment coordinates of c[u][j][i] in lane 4 g + t:
+//   key   = first + 16 u + g + 8 (i / 2)
+//   probe = 8 j + 2 t + i % 2
+#pragma once
+#include <cmath>
+
+#include "../core/launch.h"
+#include "../core/ops.h"
+#include "../core/ptx.cuh"
+#include "../model/elements.cuh"
+#include "work_list.h"
+
+namespace mi::cuda {
+
+constexpr int kProbes = 64, kTileKeys = 64, kStepKeys = 16;
+constexpr int kProbeWarps = 8, kProbeThreads = 32 * kProbeWarps;
+constexpr int kMostStages = 4;
+// Slices are whole multiples of this: more than the 127 diagonals of a tile, so that no diagonal meets three slices.
+constexpr int64_t kSliceStep = 128;
+
+using ScoreTile = float[kTileKeys / kStepKeys][8][4];
+
+struct Probe {
+  DeviceView q, k;
+  int32_t q_heads, kv_heads, head_dim, q_len, kv_len;
+  int32_t probes;      // L = min(last_q, q_len)
+  int32_t first;       // position of the first probe row, kv_len - L
+  float scale_log2;    // softmax scale times log2(e)
+  float hidden;        // a raw score that scales to -inf
+  int32_t pitch;       // bytes of a row in shared memory
+  int32_t heads;       // query heads a block works on, all of one KV head
+  int32_t chunks;      // blocks that share a KV head's query heads
+  int32_t slices;      // key ranges a block works on at once
+  int32_t stages;      // depth of the key ring
+  int32_t splits;      // blocks along the keys
+  int64_t slice_keys;  // keys of a slice, a multiple of kSliceStep
+
+  __host__ __device__ int parts() const { return splits * slices; }
+  __host__ __device__ int stage_bytes() const { return slices * kTileKeys * pitch; }
+  __host__ __device__ int query_bytes() const { return heads * kProbes * pitch; }
+  __host__ __device__ int shared_bytes() const { return query_bytes() + stages * stage_bytes(); }
+};
+
+// How heads and slices share a block: as many warps busy as fit into shared memory.
+inline void spread_over_warps(const Launch& launch, Probe& p) {
+  const int most_bytes = launch.arch == 90 ? 219 * 1024 : 91 * 1024;  // what every chip of the kind offers, less 8 KB
+  const int group = p.q_heads / p.kv_heads;
+  Probe best = p;
+  best.heads = best.slices = 0;
+  for (int most_heads = kProbeWarps; most_heads >= 1; most_heads--) {
+    Probe option = p;
+    option.chunks = int(ceil_div(group, most_heads));
+    option.heads = int(ceil_div(group, option.chunks));
+    option.stages = 2;
+    for (option.slices = 4; option.slices >= 1; option.slices /= 2)
+      if (option.slices * option.heads <= kProbeWarps && option.shared_bytes() <= most_bytes) break;
+    if (option.slices * option.heads > best.slices * best.heads) best = option;
+  }
+  while (best.stages < kMostStages && best.shared_bytes() + best.stage_bytes() <= most_bytes) best.stages++;
+  p = best;
+}
+
+template <class Args>  // EstimateArgs or IndexArgs
+Probe make_probe(const Launch& launch, const Args& a) {
+  Probe p{};
+  p.q = device_view(a.q, a.q_heads, a.q_len, a.head_dim);
+  p.k = device_view(a.k, a.kv_heads, a.kv_len, a.head_dim);
+  p.q_heads = a.q_heads;
+  p.kv_heads = a.kv_heads;
+  p.head_dim = a.head_dim;
+  p.q_len = a.q_len;
+  p.kv_len = a.kv_len;
+  p.probes = a.last_q < a.q_len ? a.last_q : a.q_len;
+  p.first = a.kv_len - p.probes;
+  p.scale_log2 = a.scale * 1.44269504088896341f;
+  if (p.scale_log2 == 0) p.scale_log2 = 1e-30f;  // -inf times 0 would be NaN
+  p.hidden = p.scale_log2 > 0 ? -INFINITY : INFINITY;
+  p.pitch = int(round_up(a.head_dim, 64)) * 2;
+  spread_over_warps(launch, p);
+  const int64_t most_splits = ceil_div(a.kv_len, p.slices * kSliceStep);
+  p.splits = int(max64(1, min64(most_splits, launch.sm_count / (int64_t(a.kv_heads) * p.chunks))));
+  p.slice_keys = round_up(ceil_div(a.kv_len, int64_t(p.parts())), kSliceStep);
+  p.splits = int(ceil_div(a.kv_len, p.slice_keys * p.slices));
+  return p;
+}
+
+inline dim3 probe_grid(const Probe& p) { return dim3(unsigned(p.splits), unsigned(p.kv_heads * p.chunks)); }
+
+// What a warp works on.
+struct ProbeWarp {
+  int kv_head, head, head_slot, slice;
+  int64_t first_key;  // of its slice
+  bool active;
+
+  __device__ explicit ProbeWarp(const Probe& p) {
+    const int warp = threadIdx.x / 32, group = p.q_heads / p.kv_heads;
+    kv_head = blockIdx.y / p.chunks;
+    head_slot = warp % p.heads;
+    const int in_group = blockIdx.y % p.chunks * p.heads + head_slot;
+    head = kv_head * group + in_group;
+    slice = warp / p.heads;
+    first_key = (int64_t(blockIdx.x) * p.slices + slice) * p.slice_keys;
+    active = slice < p.slices && in_group < group && first_key < p.kv_len;
+  }
+};
+
+// Operands in shared memory: the block's queries, then the ring of key stages. Rows are `pitch` bytes, 16-byte pieces of
+// a row at index XOR (row & 7), so that eight rows of a matrix lie in different banks.
+template <class T>
+class ProbeOperands {
+ public:
+  __device__ ProbeOperands(const Probe& p, const ProbeWarp& w, char* shared)
+      : p_(p), queries_(smem_address(shared)), keys_(queries_ + p.query_bytes()),
+        key_base_(p.k.row(w.kv_head, 0)), block_first_(int64_t(blockIdx.x) * p.slices * p.slice_keys) {
+    load_queries(w, shared);
+  }
+
+  // Begins to load tile `index` of every slice. Keys and dimensions past the last become zero.
+  __device__ void load_keys(int index, int stage) const {
+    const int piece = threadIdx.x % 8, pieces = p_.pitch / 16;
+    for (int row = threadIdx.x / 8; row < p_.slices * kTileKeys; row += kProbeThreads / 8) {
+      const int64_t key = block_first_ + row / kTileKeys * p_.slice_keys + int64_t(index) * kTileKeys + row % kTileKeys;
+      const char* from = key_base_ + key * p_.k.row_stride;
+      const uint32_t to = keys_ + stage * p_.stage_bytes() + row * p_.pitch + (piece ^ (row & 7)) * 16;
+      for (int i = piece; i < pieces; i += 8) {
+        const bool present = key < p_.kv_len && i * 8 < p_.head_dim;
+        cp_async_16(to + (i - piece) * 16, present ? from + i * 16 : key_base_, present ? 16 : 0);
+      }
+    }
+  }
+
+  __device__ void scores(int stage, const ProbeWarp& w, ScoreTile& c) const {
+    const int lane = threadIdx.x % 32, row = lane % 16, swizzle = row & 7;
+    const int probe = lane / 16 * 8 + lane % 8;
+    const uint32_t keys = keys_ + stage * p_.stage_bytes() + (w.slice * kTileKeys + row) * p_.pitch;
+    const uint32_t queries = queries_ + (w.head_slot * kProbes + probe) * p_.pitch;
+#pragma unroll
+    for (int u = 0; u < 4; u++)
+#pragma unroll
+      for (int j = 0; j < 8; j++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) c[u][j][i] = 0;
+    const int steps = (p_.head_dim + 15) / 16;
+#pragma unroll 2
+    for (int step = 0; step < steps; step++) {
+      uint32_t a[4][4];
+#pragma unroll
+      for (int u = 0; u < 4; u++)
+        ldmatrix_x4(a[u], keys + u * 16 * p_.pitch + ((2 * step + lane / 16) ^ swizzle) * 16);
+#pragma unroll
+      for (int j = 0; j < 8; j += 2) {
+        uint32_t b[4];  // both halves of the depth for probes 8 j.., then for 8 (j + 1)..
+        ldmatrix_x4(b, queries + j * 8 * p_.pitch + ((2 * step + lane / 8 % 2) ^ (probe & 7)) * 16);
+#pragma unroll
+        for (int u = 0; u < 4; u++) {
+          mma_16816<T>(c[u][j], a[u], b[0], b[1]);
+          mma_16816<T>(c[u][j + 1], a[u], b[2], b[3]);
+        }
+      }
+    }
+  }
+
+ private:
+  // In the keys' type. Probes and dimensions past the last become zero.
+  __device__ void load_queries(const ProbeWarp& w, char* shared) const {
+    const int pairs = p_.pitch / 4, group = p_.q_heads / p_.kv_heads;
+    const int first_slot = blockIdx.y % p_.chunks * p_.heads;
+    for (int i = threadIdx.x; i < p_.heads * kProbes * pairs; i += kProbeThreads) {
+      const int d = i % pairs * 2, row = i / pairs, probe = row % kProbes, in_group = first_slot + row / kProbes;
+      uint32_t pair = 0;
+      if (probe < p_.probes && d < p_.head_dim && in_group < group) {
+        const char* from = p_.q.row(w.kv_head * group + in_group, p_.q_len - p_.probes + probe);
+        pair = pack_16<T>(load_element(from, d, p_.q.dtype), load_element(from, d + 1, p_.q.dtype));
+      }
+      *reinterpret_cast<uint32_t*>(shared + row * p_.pitch + (d / 8 ^ (row & 7)) * 16 + d % 8 * 2) = pair;
+    }
+  }
+
+  const Probe& p_;
+  uint32_t queries_, keys_;
+  const char* key_base_;
+  int64_t block_first_;
+};
+
+// Hides what a probe does not see: keys after its own position.
+__device__ inline void mask_causal(const Probe& p, int64_t first_key, ScoreTile& c) {
+  if (first_key + kTileKeys - 1 <= p.first) return;
+  const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+#pragma unroll
+  for (int u = 0; u < 4; u++)
+#pragma unroll
+    for (int j = 0; j < 8; j++)
+#pragma unroll
+      for (int i = 0; i < 4; i++)
+        if (first_key + kStepKeys * u + g + 8 * (i / 2) > p.first + 8 * j + 2 * t + i % 2) c[u][j][i] = p.hidden;
+}
+
+// Walks this warp's slice in order: body(first_key, c) for each tile. wanted(index) says, alike in every thread of the
+// block, whether tile `index` of any slice is needed.
+template <class T, class Wanted, class Body>
+__device__ void for_each_tile(const Probe& p, const ProbeWarp& w, char* shared, const Wanted& wanted,
+                              const Body& body) {
+  const ProbeOperands<T> operands(p, w, shared);
+  const int tiles = int(p.slice_keys / kTileKeys);
+  const auto next = [&](int index) {
+    while (index < tiles && !wanted(index)) index++;
+    return index;
+  };
+  int loading = next(0), stage_in = 0, stage = 0;
+  const auto load = [&] {
+    if (loading < tiles) operands.load_keys(loading, stage_in);
+    cp_async_commit();
+    stage_in = stage_in + 1 == p.stages ? 0 : stage_in + 1;
+    loading = next(loading + 1);
+  };
+  int index = loading;
+  for (int s = 0; s < p.stages - 1; s++) load();
+  for (; index < tiles; index = next(index + 1)) {
+    // The oldest group has arrived; as many as the ring holds beside it may still be under way.
+    if (p.stages == 2) cp_async_wait<0>();
+    else if (p.stages == 3) cp_async_wait<1>();
+    else cp_async_wait<kMostStages - 2>();
+    __syncthreads();
+    load();
+    const int64_t key = w.first_key + int64_t(index) * kTileKeys;
+    if (w.active && key < p.kv_len) {
+      ScoreTile c;
+      operands.scores(stage, w, c);
+      mask_causal(p, key, c);
+      body(key, c);
+    }
+    stage = stage + 1 == p.stages ? 0 : stage + 1;
+  }
+}
+
+struct EveryTile {
+  __device__ bool operator()(int) const { return true; }
+};
+
+// ---- log-sum-exp of the probe rows -----------------------------------------------------------------
+
+constexpr float kLn2 = 0.693147180559945309f;
+constexpr float kNoScore = -1e30f;  // finite, so that differences stay numbers
+
+// Maximum and sum of exponentials of each probe over each slice, [q_heads][parts][64], base 2.
+struct LsePartials {
+  float2* data;
+
+  __device__ float2* of(const Probe& p, int head, int part) const {
+    return data + (int64_t(head) * p.parts() + part) * kProbes;
+  }
+  // Base-2 log-sum-exps of probes `lane` and `lane` + 32; the parts are added in order.
+  __device__ float2 combine(const Probe& p, int head, int lane) const {
+    float most[2] = {kNoScore, kNoScore}, sum[2] = {};
+    for (int part = 0; part < p.parts(); part++)
+#pragma unroll
+      for (int h = 0; h < 2; h++) {
+        const float2 x = of(p, head, part)[32 * h + lane];
+        const float raised = fmaxf(most[h], x.x);
+        sum[h] = sum[h] * exp2f(most[h] - raised) + x.y * exp2f(x.x - raised);
+        most[h] = raised;
+      }
+    return make_float2(most[0] + log2f(sum[0]), most[1] + log2f(sum[1]));
+  }
+};
+
+inline uint64_t lse_partial_bytes(const Probe& p) {
+  return uint64_t(p.q_heads) * uint64_t(p.parts()) * kProbes * sizeof(float2);
+}
+
+// Queues the pass that fills the partials. `slash` (may be null) gets zeros where two slices will add.
+mi_status queue_lse(const Launch& launch, const Probe& p, bool half, LsePartials partials, float* slash,
+                    mi_error* error);
+
+}  // namespace mi::cuda

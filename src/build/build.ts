@@ -148,7 +148,8 @@ function exists(path: string): boolean {
  */
 export async function buildLibrary(options: BuildOptions): Promise<BuildResult> {
   const log = options.onLog ?? ((): void => {});
-  const hasCuda = [...walk(options.source)].some((path) => path.endsWith(".cu"));
+  // A tree without the CUDA attention kernels has no whole CUDA backend to build.
+  const hasCuda = exists(join(options.source, "attention", "attention.cu"));
   const tools = await findToolchain(hasCuda && options.cuda !== false);
   log(`C++ compiler: ${tools.cxx} (${tools.cxxVersion})`);
   log(

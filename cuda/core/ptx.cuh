@@ -67,6 +67,14 @@ __device__ __forceinline__ float exp2_approx(float x) {
   return y;
 }
 
+// One float as a 16-bit element.
+template <class T>
+__device__ __forceinline__ T from_float(float x);
+template <>
+__device__ __forceinline__ __nv_bfloat16 from_float<__nv_bfloat16>(float x) { return __float2bfloat16_rn(x); }
+template <>
+__device__ __forceinline__ __half from_float<__half>(float x) { return __float2half_rn(x); }
+
 // Two floats as 16-bit elements, `low` in the lower half.
 template <class T>
 __device__ __forceinline__ uint32_t pack_16(float low, float high);

@@ -1,0 +1,349 @@
+// Attention forward for Hopper: a producer thread walks the work list and lets the copy engine fill a ring of key tiles;
+// two consumer warpgroups of 64 query rows each compute on them with wgmma.
+//
+//   producer   item -> units of 64 keys -> tiles of two units -> K and V into the ring
+//   consumers  S = Q K^T of a tile, while O += P V of the tile before still runs; softmax; next
+//
+// The consumers take turns in issuing products, so that one computes its softmax while the other has the tensor cores.
+// Blocks are persistent and draw work items from a counter.
+#include <new>
+
+#include "forward_sm90.cuh"
+
+namespace mi::cuda {
+
+namespace {
+
+// A stage of the ring and the parity of its current phase.
+template <int kStages>
+struct RingPosition {
+  uint32_t stage = 0, parity = 0;
+
+  __device__ __forceinline__ void advance() {
+    if (++stage == kStages) {
+      stage = 0;
+      parity ^= 1;
+    }
+  }
+};
+
+// ---- producer --------------------------------------------------------------------------------------
+
+// Makes tiles of two units that the same halves want, so that nobody computes on a unit without need.
+template <class Config>
+class Producer {
+ public:
+  __device__ Producer(const ForwardParams& params, Smem<Config>& smem) : params_(params), smem_(smem) {
+    smem.units[kAbsent] = {params.problem.kv_len, 0, {0, 0}, 3};  // zeros, from past the last key
+  }
+
+  __device__ void run() {
+    int item = blockIdx.x;
+    while (item < params_.schedule.items && !params_.problem.cancelled()) {
+      const int following = gridDim.x + atomicAdd(params_.counter, 1);  // long before it is needed
+      produce(item);
+      item = following;
+    }
+    mbarrier_wait(smem_address(&smem_.k_free[at_.stage]), at_.parity ^ 1);
+    smem_.tiles[at_.stage].item = kNoItem;
+    mbarrier_arrive(smem_address(&smem_.k_full[at_.stage]));
+  }
+
+ private:
+  __device__ void produce(int item) {
+    int pair;
+    params_.schedule.locate(params_.problem, item, head_, pair);
+    item_ = item;
+    row_ = 2 * pair * kUnit;
+    // In shared memory: a producer has few registers.
+    auto& walk = *new (smem_.walk) UnitWalk<2>(params_.problem, head_, 2 * pair);
+
+    uint32_t waiting = 0;  // bit c: units[c] waits for a partner; c: the halves that want it, as bits
+    bool first = true;
+    for (;;) {
+      int a, b;
+      if (walk.next(smem_.units[kIncoming])) {
+        a = smem_.units[kIncoming].halves();
+        b = kIncoming;
+        if (!(waiting >> a & 1)) smem_.units[a] = smem_.units[kIncoming];
+        waiting ^= 1u << a;
+        if (waiting >> a & 1) continue;
+      } else if (waiting) {  // what has no partner of its kind takes any
+        a = 31 - __clz(waiting);
+        waiting ^= 1u << a;
+        b = waiting ? 31 - __clz(waiting) : kAbsent;
+        waiting &= ~(1u << b);
+      } else if (first) {  // not a single key; the rows have to be written all the same
+        a = b = kAbsent;
+      } else {
+        return;
+      }
+      emit(smem_.units[a], smem_.units[b], walk.window(), first);
+      first = false;
+    }
+  }
+
+  __device__ void emit(const Unit<2>& a, const Unit<2>& b, const Window& window, bool first) {
+    const uint32_t stage = at_.stage, freed = at_.parity ^ 1;
+    const uint32_t k_full = smem_address(&smem_.k_full[stage]), v_full = smem_address(&smem_.v_full[stage]);
+    const uint32_t v_free = smem_address(&smem_.v_free[stage]);
+    mbarrier_wait(smem_address(&smem_.k_free[stage]), freed);
+    const uint32_t uses = a.halves() | b.halves();
+    Tile& tile = smem_.tiles[stage];
+    tile = {item_, uses | (a.masked | b.masked) << kMaskedShift, window, {first_key(a), first_key(b)},
+            {{a.keys[0], b.keys[0]}, {a.keys[1], b.keys[1]}}};
+    mbarrier_expect(k_full, Config::kTileBytes);
+    for (int c = 0; c < Config::kChunks; c++) {
+      load(params_.k, params_.column_k, a, k_full, c, smem_.k[stage][c][0]);
+      load(params_.k, params_.column_k, b, k_full, c, smem_.k[stage][c][1]);
+    }
+    if (first) load_q();
+
+    mbarrier_wait(v_free, freed);
+    // A half that does not use the tile leaves its V alone; it is let go in its place.
+    if (uses != 3) mbarrier_arrive(v_free, (2 - __popc(uses)) * kWarpsPerHalf);
+    mbarrier_expect(v_full, Config::kTileBytes);
+    for (int c = 0; c < Config::kChunks; c++) {
+      load(params_.v, params_.column_v, a, v_full, c, smem_.v[stage][0][c]);
+      load(params_.v, params_.column_v, b, v_full, c, smem_.v[stage][1][c]);
+    }
+    at_.advance();
+  }
+
+  __device__ static int32_t first_key(const Unit<2>& unit) { return unit.gathered ? -kEverywhere : unit.first; }
+
+  __device__ void load(const CUtensorMap& keys, const CUtensorMap& columns, const Unit<2>& unit, uint32_t full,
+                       int chunk, const Box& dst) {
+    tma_load(smem_address(dst), unit.gathered ? &columns : &keys, full, chunk * kBoxColumns, unit.first,
+             unit.gathered ? 0 : head_ / params_.problem.group);
+  }
+
+  __device__ void load_q() {
+    mbarrier_wait(smem_address(&smem_.q_free), q_parity_ ^ 1);
+    q_parity_ ^= 1;
+    const uint32_t full = smem_address(&smem_.q_full);
+    mbarrier_expect(full, Config::kQueryBytes);
+    for (int h = 0; h < 2; h++)
+      for (int c = 0; c < Config::kChunks; c++)
+        tma_load(smem_address(smem_.q[h][c]), &params_.q, full, c * kBoxColumns, row_ + h * kUnit, head_);
+  }
+
+  const ForwardParams& params_;
+  Smem<Config>& smem_;
+  RingPosition<Config::kStages> at_;
+  uint32_t q_parity_ = 0;
+  int item_, head_, row_;
+};
+
+// ---- consumers -------------------------------------------------------------------------------------
+
+template <class T, class Config>
+class Consumer {
+ public:
+  __device__ Consumer(const ForwardParams& params, Smem<Config>& smem, int half)
+      : p_(params.problem), schedule_(params.schedule), smem_(smem), half_(half), thread_(threadIdx.x % 128) {
+    if (half == 1) pass_turn();  // the first turn is half 0's
+  }
+
+  __device__ void run() {
+    for (uint32_t q_parity = 0;; q_parity ^= 1) {
+      item_ = tile_ahead().item;
+      if (item_ == kNoItem) return;
+      int head, pair;
+      schedule_.locate(p_, item_, head, pair);
+      const int row = (2 * pair + half_) * kUnit + thread_ / 32 * 16 + thread_ % 32 / 4;
+
+      float o[Config::kDim / 2] = {};
+      OnlineSoftmax softmax;
+      if (next_tile()) {
+        mbarrier_wait(smem_address(&smem_.q_full), q_parity);
+        attend(row, o, softmax);
+      } else {
+        release(smem_.q_free);
+      }
+      store(head, row, o, softmax);
+    }
+  }
+
+ private:
+  __device__ __forceinline__ const Tile& tile_ahead() {
+    mbarrier_wait(smem_address(&smem_.k_full[ahead_.stage]), ahead_.parity);
+    return smem_.tiles[ahead_.stage];
+  }
+
+  // Goes to the item's next tile that this half uses, passing over those it does not. False if there is none.
+  __device__ __forceinline__ bool next_tile() {
+    for (;;) {
+      const Tile& tile = tile_ahead();
+      if (tile.item != item_) return false;
+      flags_ = tile.flags;
+      here_ = ahead_;
+      ahead_.advance();
+      if (flags_ >> half_ & 1) return true;
+      release(smem_.k_free[here_.stage]);
+      take_turn();
+      pass_turn();
+    }
+  }
+
+  // All tiles of an item.
+  __device__ __forceinline__ void attend(int row, float (&o)[Config::kDim / 2], OnlineSoftmax& softmax) {
+    const int position = p_.causal ? p_.first_position() + row : kEverywhere;
+    float factor[2];
+    uint32_t p[kTileKeys / 4];  // weights, the A operand of P V
+    {
+      float s[kTileKeys / 2];
+      take_turn();
+      issue_scores(s);
+      pass_turn();
+      wgmma_wait<0>();
+      wgmma_pin(s);
+      mask_and_release_k(s, position);
+      softmax.step(s, p_.scale_log2, factor);
+      pack_weights<T>(s, p);
+    }
+    RingPosition<Config::kStages> values = here_;
+    while (next_tile()) {
+      float s[kTileKeys / 2];
+      take_turn();
+      issue_scores(s);
+      issue_values(o, p, values);
+      pass_turn();
+      wgmma_wait<1>();
+      wgmma_pin(s);
+      mask_and_release_k(s, position);
+      const bool rescale = softmax.step(s, p_.scale_log2, factor);
+      wgmma_wait<0>();
+      wgmma_pin(o);
+      release(smem_.v_free[values.stage]);
+      pack_weights<T>(s, p);
+      if (rescale) scale_rows(o, factor);
+      values = here_;
+    }
+    release(smem_.q_free);
+    issue_values(o, p, values);
+    wgmma_wait<0>();
+    wgmma_pin(o);
+    release(smem_.v_free[values.stage]);
+  }
+
+  __device__ __forceinline__ void issue_scores(float (&s)[kTileKeys / 2]) {
+    const uint64_t q = wgmma_operand(smem_address(smem_.q[half_]), 0);
+    const uint64_t k = wgmma_operand(smem_address(smem_.k[here_.stage]), 0);
+    wgmma_pin(s);
+    wgmma_fence();
+#pragma unroll
+    for (int i = 0; i < Config::kDim / 16; i++)
+      wgmma_ss<T>(s, wgmma_advance(q, i / 4 * kBoxBytes + i % 4 * 32), wgmma_advance(k, i / 4 * 2 * kBoxBytes + i % 4 * 32),
+                  i > 0);
+    wgmma_commit();
+  }
+
+  __device__ __forceinline__ void issue_values(float (&o)[Config::kDim / 2], const uint32_t* p,
+                                               const RingPosition<Config::kStages>& at) {
+    mbarrier_wait(smem_address(&smem_.v_full[at.stage]), at.parity);
+    const uint64_t v = wgmma_operand(smem_address(smem_.v[at.stage]), kBoxBytes);
+    wgmma_pin(o);
+    wgmma_fence();
+#pragma unroll
+    for (int i = 0; i < kTileKeys / 16; i++)
+      wgmma_rs<T>(o, p + 4 * i, wgmma_advance(v, i / 4 * Config::kChunks * kBoxBytes + i % 4 * 2048));
+    wgmma_commit();
+  }
+
+  __device__ __forceinline__ void mask_and_release_k(float (&s)[kTileKeys / 2], int position) {
+    if (flags_ >> kMaskedShift >> half_ & 1) {
+      const Tile& tile = smem_.tiles[here_.stage];
+      KeyBits seen[2][2];
+#pragma unroll
+      for (int u = 0; u < 2; u++)
+#pragma unroll
+        for (int r = 0; r < 2; r++)
+          seen[u][r] = KeyBits(visible(tile.keys[half_][u], tile.first[u],
+                                       position == kEverywhere ? position : position + 8 * r, tile.window));
+      mask_scores(s, seen);
+    }
+    release(smem_.k_free[here_.stage]);
+  }
+
+  __device__ __forceinline__ void release(uint64_t& barrier) {
+    __syncwarp();
+    if (thread_ % 32 == 0) mbarrier_arrive(smem_address(&barrier));
+  }
+  __device__ __forceinline__ void take_turn() { named_barrier_sync(1 + half_, 256); }
+  __device__ __forceinline__ void pass_turn() { named_barrier_arrive(2 - half_, 256); }
+
+  // Rows without a key: 0 and -inf.
+  __device__ __forceinline__ void store(int head, int row, float (&o)[Config::kDim / 2], OnlineSoftmax& softmax) {
+    softmax.finish();
+    const float factor[2] = {softmax.inverse_sum(0), softmax.inverse_sum(1)};
+    scale_rows(o, factor);
+    const int lane_column = 2 * (thread_ % 4);
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+      if (row + 8 * r >= p_.q_len) continue;
+      char* out = p_.out.at(head, row + 8 * r);
+#pragma unroll
+      for (int c = 0; c < Config::kDim / 8; c++)
+        if (8 * c < p_.head_dim)
+          *reinterpret_cast<uint32_t*>(out + 2 * (8 * c + lane_column)) = pack_16<T>(o[4 * c + 2 * r], o[4 * c + 2 * r + 1]);
+      if (p_.lse && lane_column == 0)
+        p_.lse[int64_t(head) * p_.q_len + row + 8 * r] = softmax.lse(r, p_.scale_log2) * kLn2;
+    }
+  }
+
+  static constexpr float kLn2 = 0.693147180559945309f;
+
+  const Problem& p_;
+  const Schedule& schedule_;
+  Smem<Config>& smem_;
+  const int half_, thread_;
+  RingPosition<Config::kStages> here_, ahead_;
+  int item_;
+  uint32_t flags_;
+};
+
+template <class T, class Config>
+__global__ void __launch_bounds__(kThreads, 1) forward_kernel(const __grid_constant__ ForwardParams params) {
+  extern __shared__ char raw[];
+  auto& smem = *reinterpret_cast<Smem<Config>*>((reinterpret_cast<uintptr_t>(raw) + 1023) & ~uintptr_t(1023));
+  if (threadIdx.x == 0) {
+    mbarrier_init(smem_address(&smem.q_full), 1);
+    mbarrier_init(smem_address(&smem.q_free), 2 * kWarpsPerHalf);
+    for (int s = 0; s < Config::kStages; s++) {
+      mbarrier_init(smem_address(&smem.k_full[s]), 1);
+      mbarrier_init(smem_address(&smem.v_full[s]), 1);
+      mbarrier_init(smem_address(&smem.k_free[s]), 2 * kWarpsPerHalf);
+      mbarrier_init(smem_address(&smem.v_free[s]), 2 * kWarpsPerHalf);
+    }
+    mbarrier_init_fence();
+  }
+  __syncthreads();
+  const int warpgroup = __shfl_sync(0xffffffffu, threadIdx.x / 128, 0);
+  if (warpgroup == 0) {
+    give_registers<kProducerRegisters>();
+    if (threadIdx.x == 0) Producer<Config>(params, smem).run();
+  } else {
+    take_registers<kConsumerRegisters>();
+    Consumer<T, Config>(params, smem, warpgroup - 1).run();
+  }
+}
+
+template <class T, class Config>
+mi_status queue(const Launch& launch, const ForwardParams& params, mi_error* error) {
+  constexpr int kBytes = sizeof(Smem<Config>) + 1024;
+  cudaFuncSetAttribute(forward_kernel<T, Config>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
+  const int blocks = params.schedule.items < launch.sm_count ? params.schedule.items : launch.sm_count;
+  forward_kernel<T, Config><<<blocks, kThreads, kBytes, launch.stream>>>(params);
+  return check_launch("attention", error);
+}
+
+}  // namespace
+
+mi_status forward_sm90(const Launch& launch, const ForwardParams& params, bool half, mi_error* error) {
+  if (params.problem.head_dim <= 64)
+    return half ? queue<__half, Config64>(launch, params, error) : queue<__nv_bfloat16, Config64>(launch, params, error);
+  return half ? queue<__half, Config128>(launch, params, error) : queue<__nv_bfloat16, Config128>(launch, params, error);
+}
+
+}  // namespace mi::cuda

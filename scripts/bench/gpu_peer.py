@@ -9,6 +9,7 @@ so in the file and the others run.
 """
 
 import argparse
+import functools
 import json
 import subprocess
 import time
@@ -47,22 +48,21 @@ def main():
     def lengths(all_lengths):
         return [tokens for tokens in all_lengths if tokens <= arguments.most_tokens]
 
-    modules = upstream.load(arguments.upstream) if arguments.upstream else None
+    torch.manual_seed(0)
+    results = {"schema": 1, "machine": machine()}
     sections = {
         "dense": lambda: dense.measure(lengths(DENSE_LENGTHS)),
         "decoder": lambda: decoder.measure(lengths(DECODER_LENGTHS)),
     }
-    if modules:
-        vertical_slash, block_sparse = modules
+    if arguments.upstream:
+        modules = functools.cache(lambda: upstream.load(arguments.upstream))
         sections |= {
-            "parts": lambda: sparse.measure_parts(vertical_slash, lengths(SPARSE_LENGTHS)),
-            "launch": lambda: sparse.measure_one_launch(vertical_slash, lengths(LONG_LENGTHS)),
-            "layer": lambda: sparse.measure_layer(vertical_slash, lengths(SPARSE_LENGTHS)),
-            "blocks": lambda: sparse.measure_block_sparse(block_sparse, lengths(LONG_LENGTHS)),
+            "parts": lambda: sparse.measure_parts(modules()[0], lengths(SPARSE_LENGTHS)),
+            "launch": lambda: sparse.measure_one_launch(modules()[0], lengths(LONG_LENGTHS)),
+            "layer": lambda: sparse.measure_layer(modules()[0], lengths(SPARSE_LENGTHS)),
+            "blocks": lambda: sparse.measure_block_sparse(modules()[1], lengths(LONG_LENGTHS)),
         }
 
-    torch.manual_seed(0)
-    results = {"schema": 1, "machine": machine()}
     with torch.inference_mode():
         for name, measure in sections.items():
             if name not in wanted:

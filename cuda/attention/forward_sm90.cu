@@ -155,12 +155,10 @@ class Consumer {
 
       float o[Config::kDim / 2] = {};
       OnlineSoftmax softmax;
-      if (next_tile()) {
-        mbarrier_wait(smem_address(&smem_.q_full), q_parity);
-        attend(row, o, softmax);
-      } else {
-        release(smem_.q_free);
-      }
+      const bool any = next_tile();
+      mbarrier_wait(smem_address(&smem_.q_full), q_parity);  // also if there is nothing to do: the next Q comes then
+      if (any) attend(row, o, softmax);
+      else release(smem_.q_free);
       store(head, row, o, softmax);
     }
   }

@@ -36,7 +36,8 @@ WriteValue write_value() {
     cudaDriverEntryPointQueryResult found;
     const cudaError_t code =
         cudaGetDriverEntryPointByVersion("cuStreamWriteValue64", &f, 12000, cudaEnableDefault, &found);
-    return code == cudaSuccess && found == cudaDriverEntryPointSuccess ? reinterpret_cast<WriteValue>(f) : nullptr;
+    return code == cudaSuccess && found == cudaDriverEntryPointSuccess ? reinterpret_cast<WriteValue>(f)
+                                                                       : nullptr;
   }();
   return function;
 }
@@ -46,7 +47,10 @@ bool is_sticky(cudaError_t code) {
   switch (code) {
     case cudaErrorIllegalAddress: case cudaErrorLaunchTimeout: case cudaErrorHardwareStackError:
     case cudaErrorIllegalInstruction: case cudaErrorMisalignedAddress: case cudaErrorInvalidAddressSpace:
-    case cudaErrorInvalidPc: case cudaErrorLaunchFailure: case cudaErrorAssert: case cudaErrorECCUncorrectable:
+    case cudaErrorInvalidPc:
+    case cudaErrorLaunchFailure:
+    case cudaErrorAssert:
+    case cudaErrorECCUncorrectable:
     case cudaErrorNvlinkUncorrectable: case cudaErrorExternalDevice: case cudaErrorUnknown:
     case cudaErrorContained: case cudaErrorTensorMemoryLeak: return true;
     default: return false;
@@ -75,8 +79,8 @@ mi_status CudaDevice::open(mi_error* error) {
   major_ = properties.major;
   minor_ = properties.minor;
   if (major_ < 8)
-    return fail(error, MI_UNSUPPORTED_DEVICE, "%.100s has compute capability %d.%d, 8.0 or newer is needed", name_,
-                major_, minor_);
+    return fail(error, MI_UNSUPPORTED_DEVICE, "%.100s has compute capability %d.%d, 8.0 or newer is needed",
+                name_, major_, minor_);
   // sm_90a code runs on capability 9.0 alone, not on newer chips.
   launch_.arch = major_ == 9 && minor_ == 0 && options_.isa != 80 ? 90 : 80;
   launch_.sm_count = properties.multiProcessorCount;
@@ -86,7 +90,8 @@ mi_status CudaDevice::open(mi_error* error) {
   pool.allocType = cudaMemAllocationTypePinned;
   pool.location.type = cudaMemLocationTypeDevice;
   pool.location.id = index;
-  uint64_t keep = UINT64_MAX;  // freed memory stays in the pool until an allocation fails or the device closes
+  uint64_t keep =
+      UINT64_MAX;  // freed memory stays in the pool until an allocation fails or the device closes
   cudaError_t code = cudaMemPoolCreate(&pool_, &pool);
   if (code == cudaSuccess) code = cudaMemPoolSetAttribute(pool_, cudaMemPoolAttrReleaseThreshold, &keep);
   if (code == cudaSuccess) code = cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking);
@@ -100,7 +105,8 @@ mi_status CudaDevice::open(mi_error* error) {
   if (code != cudaSuccess) return cuda_failure(code, "opening the device", error);
   finished_ = static_cast<volatile uint64_t*>(finished);
   *finished_ = 0;
-  if (!write_value()) return fail(error, MI_UNSUPPORTED_DEVICE, "the driver offers no stream memory operations");
+  if (!write_value())
+    return fail(error, MI_UNSUPPORTED_DEVICE, "the driver offers no stream memory operations");
   launch_.stream = stream_;
   launch_.cancel = cancel_flag_;
   executor_ = std::thread([this] { execute(); });
@@ -150,7 +156,8 @@ mi_status CudaDevice::info(mi_device_info* info, mi_error* error) {
   size_t free = 0, total = 0;
   uint64_t reserved = 0, used = 0;
   cudaError_t code = cudaMemGetInfo(&free, &total);
-  if (code == cudaSuccess) code = cudaMemPoolGetAttribute(pool_, cudaMemPoolAttrReservedMemCurrent, &reserved);
+  if (code == cudaSuccess)
+    code = cudaMemPoolGetAttribute(pool_, cudaMemPoolAttrReservedMemCurrent, &reserved);
   if (code == cudaSuccess) code = cudaMemPoolGetAttribute(pool_, cudaMemPoolAttrUsedMemCurrent, &used);
   if (code != cudaSuccess) return check(code, "info", error);
   info->kind = MI_CUDA_GPU;
@@ -211,13 +218,17 @@ mi_status CudaDevice::read(void* dst, const void* src, uint64_t bytes, mi_error*
       error);
 }
 
-mi_status CudaDevice::load(void* dst, const char* path, uint64_t file_offset, uint64_t bytes, mi_error* error) {
+mi_status CudaDevice::load(void* dst, const char* path, uint64_t file_offset, uint64_t bytes,
+                           mi_error* error) {
   return transfer(
-      [=](mi_error* e) { return loader_.load(static_cast<char*>(dst), path, file_offset, bytes, stream_, e); }, error);
+      [=](mi_error* e) {
+        return loader_.load(static_cast<char*>(dst), path, file_offset, bytes, stream_, e);
+      },
+      error);
 }
 
-mi_status CudaDevice::copy(void* dst, const void* src, uint64_t bytes, std::vector<std::shared_ptr<Buffer>> keep,
-                           mi_error* error) {
+mi_status CudaDevice::copy(void* dst, const void* src, uint64_t bytes,
+                           std::vector<std::shared_ptr<Buffer>> keep, mi_error* error) {
   const auto body = [=, keep = std::move(keep)](mi_error* e) {
     const cudaError_t code = cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToDevice, stream_);
     return code == cudaSuccess ? MI_OK : cuda_failure(code, "copy", e);

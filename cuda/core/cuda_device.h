@@ -58,13 +58,15 @@ class CudaDevice final : public Device {
   Launch launch_{};
   Operations operations_{launch_};
   cudaMemPool_t pool_ = nullptr;
-  cudaStream_t stream_ = nullptr, side_stream_ = nullptr;  // the second raises the cancel flag beside running work
+  cudaStream_t stream_ = nullptr,
+               side_stream_ = nullptr;  // the second raises the cancel flag beside running work
   char name_[128] = {};
   int major_ = 0, minor_ = 0;
   Loader loader_;
   Timer timer_;
 
-  volatile uint64_t* finished_ = nullptr;  // host memory: the GPU writes the number of each task it has finished
+  volatile uint64_t* finished_ =
+      nullptr;  // host memory: the GPU writes the number of each task it has finished
   uint32_t* cancel_flag_ = nullptr;        // device memory, polled by long kernels
 
   // An event every kWindow / 2 tasks bounds how far launching runs ahead of the GPU.

@@ -19,7 +19,8 @@ cudaError_t Loader::prepare() {
   if (ring_) return cudaSuccess;
   for (cudaEvent_t& e : copied_)
     if (!e)
-      if (const cudaError_t code = cudaEventCreateWithFlags(&e, cudaEventDisableTiming); code != cudaSuccess) return code;
+      if (const cudaError_t code = cudaEventCreateWithFlags(&e, cudaEventDisableTiming); code != cudaSuccess)
+        return code;
   return cudaHostAlloc(reinterpret_cast<void**>(&ring_), kPieces * kPieceBytes, cudaHostAllocDefault);
 }
 
@@ -66,8 +67,8 @@ mi_status Loader::load(char* dst, const char* path, uint64_t offset, uint64_t by
   }
   if (failure == 0) return MI_OK;
   fail(error, MI_IO, "cannot read %.120s: %s after %llu of %llu bytes at offset %llu", path,
-       failure > 0 ? std::strerror(failure) : "end of file", (unsigned long long)done, (unsigned long long)bytes,
-       (unsigned long long)offset);
+       failure > 0 ? std::strerror(failure) : "end of file", (unsigned long long)done,
+       (unsigned long long)bytes, (unsigned long long)offset);
   if (error) error->native = failure > 0 ? failure : 0;
   return MI_IO;
 }

@@ -1,4 +1,5 @@
-// File to device memory through a ring of pinned pieces: reading the next piece overlaps the copy of the last.
+// File to device memory through a ring of pinned pieces: reading the next piece overlaps the copy of the
+// last.
 #pragma once
 #include <cuda_runtime_api.h>
 
@@ -12,7 +13,8 @@ class Loader {
  public:
   ~Loader();
   // Returns when the bytes have arrived.
-  mi_status load(char* dst, const char* path, uint64_t offset, uint64_t bytes, cudaStream_t stream, mi_error* error);
+  mi_status load(char* dst, const char* path, uint64_t offset, uint64_t bytes, cudaStream_t stream,
+                 mi_error* error);
 
  private:
   static constexpr int kPieces = 4;

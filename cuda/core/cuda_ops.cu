@@ -29,10 +29,12 @@ struct Accept {
   mi_status operator()(const EstimateArgs& a) const { return accept_keys("estimate", a, error); }
   mi_status operator()(const IndexArgs& a) const {
     if (a.q_heads > kMostIndexHeads)
-      return fail(error, MI_UNSUPPORTED, "index: on a GPU at most %d query heads, got %d", kMostIndexHeads, a.q_heads);
+      return fail(error, MI_UNSUPPORTED, "index: on a GPU at most %d query heads, got %d", kMostIndexHeads,
+                  a.q_heads);
     for (int h = 0; h < a.q_heads; h++)
       if (a.patterns[h].kind == MI_BLOCK_SPARSE && a.patterns[h].flags & MI_ANTIDIAGONAL)
-        return fail(error, MI_UNSUPPORTED, "index: head %d: antidiagonal block scores are offered on the CPU only", h);
+        return fail(error, MI_UNSUPPORTED,
+                    "index: head %d: antidiagonal block scores are offered on the CPU only", h);
     return accept_keys("index", a, error);
   }
   template <class Other>
@@ -69,8 +71,9 @@ struct WorkspaceOf {
 }  // namespace
 
 const char* Operations::name(int op) const {
-  static constexpr const char* kNames[MI_OP_COUNT] = {"a copy", "embed",   "rms_norm",  "rope",     "copy", "linear",
-                                                      "silu_mul", "sample", "convert", "attention", "estimate", "index"};
+  static constexpr const char* kNames[MI_OP_COUNT] = {"a copy",  "embed",     "rms_norm", "rope",
+                                                      "copy",    "linear",    "silu_mul", "sample",
+                                                      "convert", "attention", "estimate", "index"};
   return op >= 0 && op < MI_OP_COUNT ? kNames[op] : "an operation";
 }
 

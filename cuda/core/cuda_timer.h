@@ -60,9 +60,11 @@ class Timer {
   }
   void collect() {
     float ms = 0;
-    while (!pending_.empty() && pending_.front().stopped && cudaEventQuery(pending_.front().stop) == cudaSuccess) {
+    while (!pending_.empty() && pending_.front().stopped &&
+           cudaEventQuery(pending_.front().stop) == cudaSuccess) {
       const Pair& p = pending_.front();
-      if (cudaEventElapsedTime(&ms, p.start, p.stop) == cudaSuccess) nanoseconds_[p.op] += uint64_t(double(ms) * 1e6);
+      if (cudaEventElapsedTime(&ms, p.start, p.stop) == cudaSuccess)
+        nanoseconds_[p.op] += uint64_t(double(ms) * 1e6);
       give_back(p);
       pending_.pop_front();
     }

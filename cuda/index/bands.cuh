@@ -1,13 +1,15 @@
-// From chosen distances or tiles to bands, and from bands to what the coverage kernel reads. All by one thread block.
+// From chosen distances or tiles to bands, and from bands to what the coverage kernel reads. All by one
+// thread block.
 #pragma once
 #include "plan.cuh"
 #include "select.cuh"
 
 namespace mi::cuda {
 
-// Sums of 64 - x and of x times the mass of distance 64 b + x give the triangular weights of tiles b and b + 1 (bands.h):
-// each distance is read once, a warp per 64 of them.
-__device__ inline void fill_tile_mass(const float* slash, int64_t kv_len, int64_t tiles, float* mass, float* low) {
+// Sums of 64 - x and of x times the mass of distance 64 b + x give the triangular weights of tiles b and b +
+// 1 (bands.h): each distance is read once, a warp per 64 of them.
+__device__ inline void fill_tile_mass(const float* slash, int64_t kv_len, int64_t tiles, float* mass,
+                                      float* low) {
   const int lane = threadIdx.x % 32;
   for (int64_t b = threadIdx.x / 32; b < tiles; b += kSelectWarps) {
     float falling = 0, rising = 0;
@@ -49,10 +51,10 @@ __device__ inline int64_t bands_of_tiles(const int32_t* tiles, int64_t count, Ba
   return int64_t(before);
 }
 
-// Bands of ascending distances by upstream's chain (bands.h): the farthest first; a range that the next one overlaps or
-// touches grows by a full 64 towards the row block. One warp jumps from one growth to the next.
-__device__ inline int64_t bands_of_distances(const int32_t* distances, int64_t count, Band* bands, int64_t capacity,
-                                             SelectShared& s) {
+// Bands of ascending distances by upstream's chain (bands.h): the farthest first; a range that the next one
+// overlaps or touches grows by a full 64 towards the row block. One warp jumps from one growth to the next.
+__device__ inline int64_t bands_of_distances(const int32_t* distances, int64_t count, Band* bands,
+                                             int64_t capacity, SelectShared& s) {
   if (threadIdx.x < 32) {
     const int lane = threadIdx.x;
     int64_t found = 0, near = 0, far = 0;
@@ -97,7 +99,8 @@ __device__ inline int64_t bands_of_distances(const int32_t* distances, int64_t c
 __device__ inline int64_t width_tiles(const Band& b) { return ceil_div(int64_t(b.far) - b.near, MI_BLOCK); }
 
 // before[i] = tiles of bands 0 .. i - 1. Returns the tiles of all.
-__device__ inline uint64_t fill_band_tiles(const Band* bands, int64_t count, uint32_t* before, SelectShared& s) {
+__device__ inline uint64_t fill_band_tiles(const Band* bands, int64_t count, uint32_t* before,
+                                           SelectShared& s) {
   uint64_t sum = 0;
   for (int64_t base = 0; base < count; base += kSelectThreads) {
     const int64_t i = base + threadIdx.x;
@@ -123,8 +126,8 @@ __device__ inline int64_t first_band_past(const Band* bands, int64_t count, int6
   return low;
 }
 
-// needed[r][w], bit b: no band holds y = 64 (32 w + b) + r. With y = end(m) - 1 - key, the bits of one key over
-// consecutive row blocks are neighbours in a row.
+// needed[r][w], bit b: no band holds y = 64 (32 w + b) + r. With y = end(m) - 1 - key, the bits of one key
+// over consecutive row blocks are neighbours in a row.
 __device__ inline void fill_needed(const Band* bands, int64_t count, uint32_t* needed, int words) {
   for (int i = threadIdx.x; i < MI_BLOCK * words; i += kSelectThreads) {
     const int64_t r = i / words, first = int64_t(i % words) * 32;  // y of bit 0: 64 first + r

@@ -1,6 +1,7 @@
-// Block-sparse heads: the 64-key blocks with the highest scores for each 64-row query block. Scores are products of mean
-// queries and mean keys, unscaled as upstream (arXiv 2407.02490, section 3.3). A thread block scores 32 row blocks into
-// its own slice of the workspace and picks from there: the matrix of all scores never exists.
+// Block-sparse heads: the 64-key blocks with the highest scores for each 64-row query block. Scores are
+// products of mean queries and mean keys, unscaled as upstream (arXiv 2407.02490, section 3.3). A thread
+// block scores 32 row blocks into its own slice of the workspace and picks from there: the matrix of all
+// scores never exists.
 #include "plan.cuh"
 #include "select.cuh"
 
@@ -15,13 +16,14 @@ constexpr int kRows = 32;  // row blocks scored together
 // ---- means ------------------------------------------------------------------------------------------
 
 // Means over 64 rows as f16, rows past the last counting as zero. Blocks of one head along x.
-__device__ void write_mean(const DeviceView& view, int head, int64_t block, int64_t rows, int dim, int mean_dim,
-                           __half* out) {
+__device__ void write_mean(const DeviceView& view, int head, int64_t block, int64_t rows, int dim,
+                           int mean_dim, __half* out) {
   __shared__ float sums[kPoolThreads][kLane + 1];
   const int lanes = mean_dim / kLane, teams = kPoolThreads / lanes, lane = threadIdx.x % lanes;
   const int team = threadIdx.x / lanes;
   float sum[kLane] = {};
-  for (int64_t r = block * MI_BLOCK + team; r < (block + 1) * MI_BLOCK && r < rows && team < teams; r += teams) {
+  for (int64_t r = block * MI_BLOCK + team; r < (block + 1) * MI_BLOCK && r < rows && team < teams;
+       r += teams) {
     float v[kLane];
     load_lane(view.row(head, r), lane * kLane, dim, view.dtype, view.wide && lane * kLane < dim, v);
 #pragma unroll
@@ -56,10 +58,10 @@ __global__ void __launch_bounds__(kPoolThreads) pool_kernel(const __grid_constan
 
 // ---- scores -----------------------------------------------------------------------------------------
 
-// scores[row][b] of row blocks m0 .. m0 + 31 and key blocks [0, count). Queries lie in shared memory, 16-byte pieces of
-// a row at index XOR (row & 7).
-__device__ void score_rows(const IndexKernelArgs& a, const HeadPlan& plan, int kv_head, int64_t m0, int64_t count,
-                           char* shared, float* scores) {
+// scores[row][b] of row blocks m0 .. m0 + 31 and key blocks [0, count). Queries lie in shared memory, 16-byte
+// pieces of a row at index XOR (row & 7).
+__device__ void score_rows(const IndexKernelArgs& a, const HeadPlan& plan, int kv_head, int64_t m0,
+                           int64_t count, char* shared, float* scores) {
   const int pieces = int(round_up(a.mean_dim / 8, 8)), pitch = pieces * 16;
   const __half* queries = a.query_means + (int64_t(plan.slot) * a.row_blocks + m0) * a.mean_dim;
   for (int i = threadIdx.x; i < kRows * a.mean_dim / 2; i += kThreads) {
@@ -147,7 +149,8 @@ __device__ void choose_blocks(const IndexKernelArgs& a, const HeadPlan& plan, in
   const int lane = threadIdx.x % 32;
   const int64_t reach = a.dense_tiles(m), own = (a.offset() + MI_BLOCK * m) / MI_BLOCK;
   const bool all = reach <= plan.top_k;
-  const WarpThreshold threshold = all ? WarpThreshold{} : warp_threshold(scores, reach, plan.top_k, counts_of_digits);
+  const WarpThreshold threshold =
+      all ? WarpThreshold{} : warp_threshold(scores, reach, plan.top_k, counts_of_digits);
   uint32_t* counts = a.at<uint32_t>(plan.blocks);
   uint32_t* out = counts + a.row_blocks + m * plan.block_stride;
   int count = 0, ties_before = 0;
@@ -157,8 +160,10 @@ __device__ void choose_blocks(const IndexKernelArgs& a, const HeadPlan& plan, in
     const uint32_t key = inside && !all ? ordered_bits(scores[b]) : 0, before = (1u << lane) - 1;
     const bool tie = inside && key == threshold.key;
     const uint32_t ties = __ballot_sync(0xffffffffu, tie);
-    const bool best = all || key > threshold.key || (tie && ties_before + __popc(ties & before) < threshold.ties);
-    const bool forced = (plan.flags & MI_FORCE_SINK && b == 0) || (plan.flags & MI_FORCE_DIAGONAL && b >= own);
+    const bool best =
+        all || key > threshold.key || (tie && ties_before + __popc(ties & before) < threshold.ties);
+    const bool forced =
+        (plan.flags & MI_FORCE_SINK && b == 0) || (plan.flags & MI_FORCE_DIAGONAL && b >= own);
     const uint32_t chosen = __ballot_sync(0xffffffffu, inside && (best || forced));
     if (chosen >> lane & 1) out[count + __popc(chosen & before)] = uint32_t(b);
     count += __popc(chosen);

@@ -1,5 +1,6 @@
-// Per row block: which columns it still has to gather, and how many tiles it computes. Also the keys that the probe's row
-// blocks see, for the retained mass. The last thread block of a head writes its statistics and may turn it dense.
+// Per row block: which columns it still has to gather, and how many tiles it computes. Also the keys that the
+// probe's row blocks see, for the retained mass. The last thread block of a head writes its statistics and
+// may turn it dense.
 #include "bands.cuh"
 
 namespace mi::cuda {
@@ -17,7 +18,11 @@ __device__ uint32_t transpose_bits(uint32_t x) {
 #pragma unroll
   for (int o = 16; o; o /= 2) {
     // Masks of the low halves of 2 o bit groups.
-    const uint32_t low = o == 16 ? 0x0000ffffu : o == 8 ? 0x00ff00ffu : o == 4 ? 0x0f0f0f0fu : o == 2 ? 0x33333333u : 0x55555555u;
+    const uint32_t low = o == 16  ? 0x0000ffffu
+                         : o == 8 ? 0x00ff00ffu
+                         : o == 4 ? 0x0f0f0f0fu
+                         : o == 2 ? 0x33333333u
+                                  : 0x55555555u;
     const uint32_t other = __shfl_xor_sync(0xffffffffu, x, o);
     x = lane & o ? (x & ~low) | (other >> o & low) : (x & low) | (other << o & ~low);
   }
@@ -36,8 +41,8 @@ __device__ uint32_t needed_rows(const IndexKernelArgs& a, const uint32_t* needed
 }
 
 // Tiles of the bands of row block m.
-__device__ int64_t band_tiles_of(const IndexKernelArgs& a, const Band* bands, int64_t count, const uint32_t* before,
-                                 int64_t m) {
+__device__ int64_t band_tiles_of(const IndexKernelArgs& a, const Band* bands, int64_t count,
+                                 const uint32_t* before, int64_t m) {
   const int64_t end = a.end(m), past = end - a.reach(m);  // `past`: only the nearest band is cut on that side
   const int64_t cut = first_band_past(bands, count, end);  // the first with far > end: begins before key 0
   int64_t tiles = cut < count ? before[cut] : 0;
@@ -52,7 +57,8 @@ __device__ int64_t band_tiles_of(const IndexKernelArgs& a, const Band* bands, in
   return tiles;
 }
 
-// Coverage of 32 row blocks of a vertical-slash head; returns their tiles (in thread 0 .. 31 of the block, one each).
+// Coverage of 32 row blocks of a vertical-slash head; returns their tiles (in thread 0 .. 31 of the block,
+// one each).
 __device__ uint64_t cover(const IndexKernelArgs& a, int head, int64_t m0) {
   __shared__ uint32_t tile[kRows][33];
   __shared__ uint32_t left[kRows];
@@ -84,8 +90,9 @@ __device__ uint64_t cover(const IndexKernelArgs& a, int head, int64_t m0) {
   }
   const int64_t m = m0 + threadIdx.x;
   if (threadIdx.x >= kRows || m >= a.row_blocks) return 0;
-  return uint64_t(band_tiles_of(a, a.at<Band>(p.bands), list.band_count, a.band_tiles + p.slot * a.unit_stride, m) +
-                  ceil_div(left[threadIdx.x], MI_BLOCK));
+  return uint64_t(
+      band_tiles_of(a, a.at<Band>(p.bands), list.band_count, a.band_tiles + p.slot * a.unit_stride, m) +
+      ceil_div(left[threadIdx.x], MI_BLOCK));
 }
 
 // As the CPU's attention cuts them: sink and window apart, unless they touch.
@@ -96,8 +103,8 @@ __device__ int64_t a_shape_tiles(const IndexKernelArgs& a, const HeadPlan& p, in
   return ceil_div(sink, MI_BLOCK) + (reach > window ? ceil_div(reach - window, MI_BLOCK) : 0);
 }
 
-// Keys [first, first + kVisibleKeys) that probe block `b` sees, whatever its rows' positions: causality and an A-shape's
-// window are left to the scores.
+// Keys [first, first + kVisibleKeys) that probe block `b` sees, whatever its rows' positions: causality and
+// an A-shape's window are left to the scores.
 __device__ void fill_visible(const IndexKernelArgs& a, int head, int b, int64_t first) {
   __shared__ uint32_t bits[kVisibleKeys / 32];
   const HeadPlan& p = a.heads[head];
@@ -121,7 +128,8 @@ __device__ void fill_visible(const IndexKernelArgs& a, int head, int b, int64_t 
     const Band* bands = a.at<Band>(p.bands);
     const int32_t* columns = a.at<int32_t>(p.columns_at);
     const int64_t end = a.end(m);
-    for (int64_t i = threadIdx.x; i < list.band_count; i += kThreads) see(end - bands[i].far, end - bands[i].near);
+    for (int64_t i = threadIdx.x; i < list.band_count; i += kThreads)
+      see(end - bands[i].far, end - bands[i].near);
     for (int64_t c = threadIdx.x; c < list.column_count; c += kThreads)
       if (columns[c] < end) see(columns[c], columns[c] + 1);
   } else if (exists && p.kind == MI_BLOCK_SPARSE) {
@@ -160,7 +168,8 @@ __device__ void finish_head(const IndexKernelArgs& a, int head) {
 }
 
 // Grid: [row items, then visibility items, q_heads]. Without row items, only the visibility is written.
-__global__ void __launch_bounds__(kThreads) coverage_kernel(const __grid_constant__ IndexKernelArgs a, int row_items) {
+__global__ void __launch_bounds__(kThreads)
+    coverage_kernel(const __grid_constant__ IndexKernelArgs a, int row_items) {
   const int head = blockIdx.y;
   const HeadPlan& p = a.heads[head];
   if (int(blockIdx.x) >= row_items) {
@@ -188,7 +197,8 @@ __global__ void __launch_bounds__(kThreads) coverage_kernel(const __grid_constan
   }
 }
 
-mi_status queue(const Launch& launch, const IndexKernelArgs& a, int row_items, bool visible, mi_error* error) {
+mi_status queue(const Launch& launch, const IndexKernelArgs& a, int row_items, bool visible,
+                mi_error* error) {
   const int visible_items = visible ? 2 * int(ceil_div(a.probe.kv_len, kVisibleKeys)) : 0;
   const dim3 grid(unsigned(row_items + visible_items), unsigned(a.probe.q_heads));
   coverage_kernel<<<grid, kThreads, 0, launch.stream>>>(a, row_items);

@@ -1,5 +1,5 @@
-// The last-queries estimate in two passes over the keys: log-sum-exp of each probe row (lse.cu), then the sums of
-// P = softmax(Q K^T) over each column and each diagonal. Every sum has a fixed order.
+// The last-queries estimate in two passes over the keys: log-sum-exp of each probe row (lse.cu), then the
+// sums of P = softmax(Q K^T) over each column and each diagonal. Every sum has a fixed order.
 #include "../core/cuda_ops.h"
 #include "probe.cuh"
 
@@ -13,9 +13,9 @@ struct EstimateKernelArgs {
   float *vertical, *slash, *lse;
 };
 
-// Sums along the diagonals of a slice's keys, 16 at a time. a[s][e] in lane 4 g + t belongs to the diagonal
-// 8 (s - 1) + 2 t + e - g above that of (first key, first probe); 16 keys further on, the same diagonal lies two slots
-// higher, and the two topmost slots are complete.
+// Sums along the diagonals of a slice's keys, 16 at a time. a[s][e] in lane 4 g + t belongs to the diagonal 8
+// (s - 1) + 2 t + e - g above that of (first key, first probe); 16 keys further on, the same diagonal lies
+// two slots higher, and the two topmost slots are complete.
 class DiagonalSums {
  public:
   // `scratch`: shared memory, [8][16], this warp's.
@@ -84,7 +84,8 @@ class DiagonalSums {
 };
 
 template <class T>
-__global__ void __launch_bounds__(kProbeThreads, 1) sums_kernel(const __grid_constant__ EstimateKernelArgs args) {
+__global__ void __launch_bounds__(kProbeThreads, 1)
+    sums_kernel(const __grid_constant__ EstimateKernelArgs args) {
   extern __shared__ __align__(128) char shared[];
   __shared__ float scratch[kProbeWarps][128];
   const Probe& p = args.probe;
@@ -149,7 +150,8 @@ uint64_t estimate_workspace(const Launch& launch, const EstimateArgs& a) {
 
 mi_status estimate(const Launch& launch, const EstimateArgs& a, mi_error* error) {
   const bool half = a.k.dtype == MI_F16;
-  const EstimateKernelArgs args{make_probe(launch, a), {static_cast<float2*>(a.workspace)}, a.vertical, a.slash, a.lse};
+  const EstimateKernelArgs args{
+      make_probe(launch, a), {static_cast<float2*>(a.workspace)}, a.vertical, a.slash, a.lse};
   const mi_status status = queue_lse(launch, args.probe, half, args.partials, a.slash, error);
   if (status != MI_OK) return status;
   return half ? queue_sums<__half>(launch, args, error) : queue_sums<__nv_bfloat16>(launch, args, error);

@@ -9,7 +9,8 @@ namespace mi::cuda {
 
 namespace {
 
-constexpr int kForcedTiles = 3;  // a row at distance d sees it in tile (d + 63) / 64 at most: kForcedDistances
+constexpr int kForcedTiles =
+    3;  // a row at distance d sees it in tile (d + 63) / 64 at most: kForcedDistances
 
 HeadPlan plan_head(const mi_pattern& p, const IndexArgs& a, const IndexKernelArgs& k, uint64_t& list_offset) {
   const HeadLayout layout = head_layout(p, a.q_len, a.kv_len, list_offset);

@@ -19,7 +19,8 @@ __global__ void __launch_bounds__(kProbeThreads, 1) key_mass_kernel(const __grid
   if (w.active) {
     bool any = false;
     for (int i = lane; i < kProbes; i += 32) {
-      const bool poor = i < p.probes && missing && a.row_mass[w.head * kProbes + i] < kRowFloor * a.heads[w.head].mass;
+      const bool poor =
+          i < p.probes && missing && a.row_mass[w.head * kProbes + i] < kRowFloor * a.heads[w.head].mass;
       const bool counts = missing ? poor : i < a.probe_blocks.split;
       lse_of[warp][i] = counts ? a.lse[w.head * p.probes + i] * (1 / kLn2) : INFINITY;
       any = any || counts;
@@ -63,7 +64,8 @@ mi_status queue(const Launch& launch, const IndexKernelArgs& a, KeyMass which, m
 
 }  // namespace
 
-mi_status queue_key_mass(const Launch& launch, const IndexKernelArgs& a, KeyMass which, bool half, mi_error* error) {
+mi_status queue_key_mass(const Launch& launch, const IndexKernelArgs& a, KeyMass which, bool half,
+                         mi_error* error) {
   return half ? queue<__half>(launch, a, which, error) : queue<__nv_bfloat16>(launch, a, which, error);
 }
 

@@ -5,8 +5,8 @@ namespace mi::cuda {
 
 namespace {
 
-// Running maxima are raised only when a score passes them by this much (in powers of 2): seldom, and f32 sums have
-// room for it.
+// Running maxima are raised only when a score passes them by this much (in powers of 2): seldom, and f32 sums
+// have room for it.
 constexpr float kSlack = 8;
 
 // Distances that a slice shares with the one before: (first probe - first key, first probe - first key + 63].
@@ -19,8 +19,8 @@ __device__ void clear_shared_diagonals(const Probe& p, const ProbeWarp& w, float
 }
 
 template <class T>
-__global__ void __launch_bounds__(kProbeThreads, 1) lse_kernel(const __grid_constant__ Probe p, LsePartials partials,
-                                                               float* slash) {
+__global__ void __launch_bounds__(kProbeThreads, 1)
+    lse_kernel(const __grid_constant__ Probe p, LsePartials partials, float* slash) {
   extern __shared__ __align__(128) char shared[];
   const ProbeWarp w(p);
   const int lane = threadIdx.x % 32;
@@ -77,7 +77,8 @@ __global__ void __launch_bounds__(kProbeThreads, 1) lse_kernel(const __grid_cons
     for (int e = 0; e < 2; e++) {
 #pragma unroll
       for (int o = 4; o < 32; o *= 2) sum[j][e] += __shfl_xor_sync(0xffffffffu, sum[j][e], o);
-      if (lane / 4 == 0) to[8 * j + 2 * (lane % 4) + e] = make_float2(w.active ? most[j][e] : kNoScore, sum[j][e]);
+      if (lane / 4 == 0)
+        to[8 * j + 2 * (lane % 4) + e] = make_float2(w.active ? most[j][e] : kNoScore, sum[j][e]);
     }
   if (w.active && slash) clear_shared_diagonals(p, w, slash);
 }

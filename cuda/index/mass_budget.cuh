@@ -22,7 +22,8 @@ class HeadSelection {
     if (p_.selection == MI_BANDED) {
       float* mass = a.unit_mass + p_.slot * a.unit_stride;
       // The prefix of the band tiles is not there yet; its room serves as scratch.
-      fill_tile_mass(slash_, kv_len_, p_.units, mass, reinterpret_cast<float*>(a.band_tiles + p_.slot * a.unit_stride));
+      fill_tile_mass(slash_, kv_len_, p_.units, mass,
+                     reinterpret_cast<float*>(a.band_tiles + p_.slot * a.unit_stride));
       units_ = mass;
     }
   }
@@ -119,7 +120,8 @@ class HeadSelection {
     // Keys ascend, so the band that may hold them only moves towards the row block.
     int64_t cursor[2];
     for (int b = 0; b < 2; b++) {
-      const int64_t band = first_band_past(bands, band_count, a_.end(a_.probe_blocks.last - 1 + b) - 1 - first);
+      const int64_t band =
+          first_band_past(bands, band_count, a_.end(a_.probe_blocks.last - 1 + b) - 1 - first);
       cursor[b] = band < band_count ? band : band_count - 1;
     }
     for (int64_t base = first; base < last; base += 32) {
@@ -153,7 +155,8 @@ class HeadSelection {
     const Threshold more = fewest(left + forced_columns_, kv_len_ - forced_columns_,
                                   wanted_ > covered ? wanted_ - covered : 0, p_.columns - forced_columns_);
     uint64_t tiles = 0;
-    for (int64_t i = threadIdx.x; i < band_count; i += kSelectThreads) tiles += uint64_t(width_tiles(bands[i]));
+    for (int64_t i = threadIdx.x; i < band_count; i += kSelectThreads)
+      tiles += uint64_t(width_tiles(bands[i]));
     tiles = block_sum(tiles);
     const int64_t chosen = forced_columns_ + int64_t(more.count);
     return {units, chosen, double(chosen) / MI_BLOCK + double(tiles), covered + more.sum};

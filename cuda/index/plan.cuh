@@ -19,8 +19,8 @@ struct HeadPlan {
   uint64_t bands, columns_at, coverage, blocks;  // byte offsets in the list
 };
 
-// Every probe row of a head with a budget by mass should keep this fraction of the budget: a row that looks elsewhere than
-// the others weighs little in their sum (index/row_floor.h).
+// Every probe row of a head with a budget by mass should keep this fraction of the budget: a row that looks
+// elsewhere than the others weighs little in their sum (index/row_floor.h).
 constexpr float kRowFloor = 0.9f;
 
 // Row blocks that hold probe rows: the last one, and the one before it if the probe reaches over. Probe rows
@@ -75,9 +75,9 @@ struct IndexKernelArgs {
 };
 static_assert(sizeof(IndexKernelArgs) < 32764 - 16, "fits a kernel's parameters");
 
-// Each queues one launch, or nothing if no head needs it.
-// Mass of each key on some probe rows of the heads with a budget by mass: those of the earlier row block, or the cells
-// that the list leaves out of rows below the floor.
+// Each queues one launch, or nothing if no head needs it. Mass of each key on some probe rows of the heads
+// with a budget by mass: those of the earlier row block, or the cells that the list leaves out of rows below
+// the floor.
 enum class KeyMass { kFirstBlock, kMissing };
 mi_status queue_key_mass(const Launch&, const IndexKernelArgs&, KeyMass, bool half, mi_error*);
 mi_status queue_select(const Launch&, const IndexKernelArgs&, mi_error*);

@@ -1,8 +1,8 @@
 // Scores of the probe rows (the last up to 64 query rows) against all keys, for every head, never stored.
 //
-// A warp computes transposed tiles S^T = K Q^T of 64 keys x 64 probes: sums over probes stay inside a thread and its
-// quad, sums over keys stay in registers from tile to tile. The query heads of a KV head are spread over the warps of a
-// block, so that each key is read from memory once:
+// A warp computes transposed tiles S^T = K Q^T of 64 keys x 64 probes: sums over probes stay inside a thread
+// and its quad, sums over keys stay in registers from tile to tile. The query heads of a KV head are spread
+// over the warps of a block, so that each key is read from memory once:
 //
 //   warp = slice * heads + head; a slice is a contiguous range of keys of its own.
 //
@@ -23,7 +23,8 @@ namespace mi::cuda {
 constexpr int kProbes = 64, kTileKeys = 64, kStepKeys = 16;
 constexpr int kProbeWarps = 8, kProbeThreads = 32 * kProbeWarps;
 constexpr int kMostStages = 4;
-// Slices are whole multiples of this: more than the 127 diagonals of a tile, so that no diagonal meets three slices.
+// Slices are whole multiples of this: more than the 127 diagonals of a tile, so that no diagonal meets three
+// slices.
 constexpr int64_t kSliceStep = 128;
 
 using ScoreTile = float[kTileKeys / kStepKeys][8][4];
@@ -51,7 +52,8 @@ struct Probe {
 
 // How heads and slices share a block: as many warps busy as fit into shared memory.
 inline void spread_over_warps(const Launch& launch, Probe& p) {
-  const int most_bytes = launch.arch == 90 ? 219 * 1024 : 91 * 1024;  // what every chip of the kind offers, less 8 KB
+  const int most_bytes =
+      launch.arch == 90 ? 219 * 1024 : 91 * 1024;  // what every chip of the kind offers, less 8 KB
   const int group = p.q_heads / p.kv_heads;
   Probe best = p;
   best.heads = best.slices = 0;
@@ -112,8 +114,8 @@ struct ProbeWarp {
   }
 };
 
-// Operands in shared memory: the block's queries, then the ring of key stages. Rows are `pitch` bytes, 16-byte pieces of
-// a row at index XOR (row & 7), so that eight rows of a matrix lie in different banks.
+// Operands in shared memory: the block's queries, then the ring of key stages. Rows are `pitch` bytes,
+// 16-byte pieces of a row at index XOR (row & 7), so that eight rows of a matrix lie in different banks.
 template <class T>
 class ProbeOperands {
  public:
@@ -127,7 +129,8 @@ class ProbeOperands {
   __device__ void load_keys(int index, int stage) const {
     const int piece = threadIdx.x % 8, pieces = p_.pitch / 16;
     for (int row = threadIdx.x / 8; row < p_.slices * kTileKeys; row += kProbeThreads / 8) {
-      const int64_t key = block_first_ + row / kTileKeys * p_.slice_keys + int64_t(index) * kTileKeys + row % kTileKeys;
+      const int64_t key =
+          block_first_ + row / kTileKeys * p_.slice_keys + int64_t(index) * kTileKeys + row % kTileKeys;
       const char* from = key_base_ + key * p_.k.row_stride;
       const uint32_t to = keys_ + stage * p_.stage_bytes() + row * p_.pitch + (piece ^ (row & 7)) * 16;
       for (int i = piece; i < pieces; i += 8) {
@@ -174,7 +177,8 @@ class ProbeOperands {
     const int pairs = p_.pitch / 4, group = p_.q_heads / p_.kv_heads;
     const int first_slot = blockIdx.y % p_.chunks * p_.heads;
     for (int i = threadIdx.x; i < p_.heads * kProbes * pairs; i += kProbeThreads) {
-      const int d = i % pairs * 2, row = i / pairs, probe = row % kProbes, in_group = first_slot + row / kProbes;
+      const int d = i % pairs * 2, row = i / pairs, probe = row % kProbes,
+                in_group = first_slot + row / kProbes;
       uint32_t pair = 0;
       if (probe < p_.probes && d < p_.head_dim && in_group < group) {
         const char* from = p_.q.row(w.kv_head * group + in_group, p_.q_len - p_.probes + probe);
@@ -200,11 +204,12 @@ __device__ inline void mask_causal(const Probe& p, int64_t first_key, ScoreTile&
     for (int j = 0; j < 8; j++)
 #pragma unroll
       for (int i = 0; i < 4; i++)
-        if (first_key + kStepKeys * u + g + 8 * (i / 2) > p.first + 8 * j + 2 * t + i % 2) c[u][j][i] = p.hidden;
+        if (first_key + kStepKeys * u + g + 8 * (i / 2) > p.first + 8 * j + 2 * t + i % 2)
+          c[u][j][i] = p.hidden;
 }
 
-// Walks this warp's slice in order: body(first_key, c) for each tile. wanted(index) says, alike in every thread of the
-// block, whether tile `index` of any slice is needed.
+// Walks this warp's slice in order: body(first_key, c) for each tile. wanted(index) says, alike in every
+// thread of the block, whether tile `index` of any slice is needed.
 template <class T, class Wanted, class Body>
 __device__ void for_each_tile(const Probe& p, const ProbeWarp& w, char* shared, const Wanted& wanted,
                               const Body& body) {

@@ -1,12 +1,13 @@
-// Retained mass: the probability, on the probe rows, of the cells that each head's list keeps. One more pass over the
-// keys that lists keep; tiles without any are skipped.
+// Retained mass: the probability, on the probe rows, of the cells that each head's list keeps. One more pass
+// over the keys that lists keep; tiles without any are skipped.
 #include "visibility.cuh"
 
 namespace mi::cuda {
 
 namespace {
 
-constexpr int kMostTiles = 32 * 1024;  // of a slice, for which `wanted` bits are kept; beyond, every tile is read
+constexpr int kMostTiles =
+    32 * 1024;  // of a slice, for which `wanted` bits are kept; beyond, every tile is read
 
 // Base-2 log-sum-exp of probe i, infinite if it does not exist.
 __device__ float probe_lse(const IndexKernelArgs& a, int head, int i, float combined) {
@@ -40,7 +41,8 @@ __device__ void write_rows(const IndexKernelArgs& a, int head) {
 }
 
 template <class T>
-__global__ void __launch_bounds__(kProbeThreads, 1) retained_kernel(const __grid_constant__ IndexKernelArgs a) {
+__global__ void __launch_bounds__(kProbeThreads, 1)
+    retained_kernel(const __grid_constant__ IndexKernelArgs a) {
   extern __shared__ __align__(128) char shared[];
   __shared__ uint32_t wanted[kMostTiles / 32];
   __shared__ float lse_of[kProbeWarps][kProbes];
@@ -63,7 +65,8 @@ __global__ void __launch_bounds__(kProbeThreads, 1) retained_kernel(const __grid
       const int head = w.kv_head * group + first_slot + slot;
       if (a.list_head(head).kind == MI_DENSE) continue;
       for (int slice = 0; slice < p.slices && !any; slice++) {
-        const int64_t key = (int64_t(blockIdx.x) * p.slices + slice) * p.slice_keys + int64_t(index) * kTileKeys;
+        const int64_t key =
+            (int64_t(blockIdx.x) * p.slices + slice) * p.slice_keys + int64_t(index) * kTileKeys;
         const Visibility v = visibility(a, head, key);
         any = (v.keys[0] | v.keys[1]) != 0;
       }

@@ -1,5 +1,6 @@
-// Selection: which columns and which bands each vertical-slash head computes, and every head's entry in the list. Two
-// blocks a head, one for its columns and one for its bands; with a mass budget the second does both.
+// Selection: which columns and which bands each vertical-slash head computes, and every head's entry in the
+// list. Two blocks a head, one for its columns and one for its bands; with a mass budget the second does
+// both.
 #include "mass_budget.cuh"
 
 namespace mi::cuda {
@@ -60,7 +61,8 @@ __global__ void __launch_bounds__(kSelectThreads) select_kernel(const __grid_con
 }
 
 // Columns for what the rows below the floor lack, merged in ascending order with those of the list.
-__global__ void __launch_bounds__(kSelectThreads) add_columns_kernel(const __grid_constant__ IndexKernelArgs a) {
+__global__ void __launch_bounds__(kSelectThreads)
+    add_columns_kernel(const __grid_constant__ IndexKernelArgs a) {
   __shared__ SelectShared shared;
   const int head = blockIdx.x;
   const HeadPlan& p = a.heads[head];
@@ -76,7 +78,8 @@ __global__ void __launch_bounds__(kSelectThreads) add_columns_kernel(const __gri
   float* missing = a.key_mass + p.slot * int64_t(a.probe.kv_len);
   int32_t* columns = a.at<int32_t>(p.columns_at);
   const int64_t count = list.column_count;
-  for (int64_t c = threadIdx.x; c < count; c += kSelectThreads) missing[columns[c]] = INFINITY;  // stay chosen
+  for (int64_t c = threadIdx.x; c < count; c += kSelectThreads)
+    missing[columns[c]] = INFINITY;  // stay chosen
   __syncthreads();
   const int64_t more = int64_t(
       fewest_for_sum(missing, a.probe.kv_len, uint64_t(lack * kMassUnit), p.columns - count, shared).count);

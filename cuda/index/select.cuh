@@ -1,5 +1,5 @@
-// Selection of the largest values of a list by one thread block: radix select, then an ordered compaction, so that
-// output is ascending, deterministic, and the lowest index wins among equals.
+// Selection of the largest values of a list by one thread block: radix select, then an ordered compaction, so
+// that output is ascending, deterministic, and the lowest index wins among equals.
 #pragma once
 #include <cstdint>
 
@@ -20,8 +20,8 @@ __device__ inline float from_ordered_bits(uint32_t x) {
   return __uint_as_float(x & 0x80000000u ? x & 0x7fffffffu : ~x);
 }
 
-// Sums of attention mass are kept in fixed point: they do not depend on the order of addition, and a head's whole
-// mass, at most 64, is far from the limit.
+// Sums of attention mass are kept in fixed point: they do not depend on the order of addition, and a head's
+// whole mass, at most 64, is far from the limit.
 constexpr double kMassUnit = 0x1p40;
 __device__ inline uint64_t fixed_mass(float x) { return x > 0 ? uint64_t(double(x) * kMassUnit) : 0; }
 
@@ -55,8 +55,8 @@ __device__ inline uint64_t block_inclusive_scan(uint64_t x, SelectShared& s) {
   return x;
 }
 
-// Finds the bin, from the top, in which the running count reaches `wanted` (by_sum: the sum reaches `need`, or the count
-// passes `wanted`). s.bin is -1 without one; s.before_* are the sums above the bin.
+// Finds the bin, from the top, in which the running count reaches `wanted` (by_sum: the sum reaches `need`,
+// or the count passes `wanted`). s.bin is -1 without one; s.before_* are the sums above the bin.
 __device__ inline void choose_bin(bool by_sum, uint64_t wanted, uint64_t need, SelectShared& s) {
   if (threadIdx.x == 0) s.bin = -1;
   const int high = kRadixBins - 1 - 2 * threadIdx.x;  // this thread's two bins, from the top
@@ -64,7 +64,9 @@ __device__ inline void choose_bin(bool by_sum, uint64_t wanted, uint64_t need, S
   const uint64_t pair_sum = by_sum ? s.sums[high] + s.sums[high - 1] : 0;
   uint64_t count = block_inclusive_scan(pair_count, s) - pair_count;
   uint64_t sum = by_sum ? block_inclusive_scan(pair_sum, s) - pair_sum : 0;
-  const auto reached = [&](uint64_t c, uint64_t total) { return by_sum ? total >= need || c > wanted : c >= wanted; };
+  const auto reached = [&](uint64_t c, uint64_t total) {
+    return by_sum ? total >= need || c > wanted : c >= wanted;
+  };
   for (int b = high; b >= high - 1; b--) {
     const uint64_t count_after = count + s.counts[b], sum_after = sum + (by_sum ? s.sums[b] : 0);
     if (!reached(count, sum) && reached(count_after, sum_after)) {
@@ -78,10 +80,10 @@ __device__ inline void choose_bin(bool by_sum, uint64_t wanted, uint64_t need, S
   __syncthreads();
 }
 
-// The `wanted` largest of values[0 .. n); or, by_sum, the fewest positive, finite ones that sum up to `need`, at most
-// `wanted`. Needs 0 < wanted, and by count wanted <= n. Not inlined: it is called from many places.
-__device__ __noinline__ inline Threshold find_threshold(const float* values, int64_t n, uint64_t wanted, bool by_sum,
-                                                        uint64_t need, SelectShared& s) {
+// The `wanted` largest of values[0 .. n); or, by_sum, the fewest positive, finite ones that sum up to `need`,
+// at most `wanted`. Needs 0 < wanted, and by count wanted <= n. Not inlined: it is called from many places.
+__device__ __noinline__ inline Threshold find_threshold(const float* values, int64_t n, uint64_t wanted,
+                                                        bool by_sum, uint64_t need, SelectShared& s) {
   uint32_t prefix = 0, known = 0;
   uint64_t count = 0, sum = 0;
 #pragma unroll 1
@@ -98,7 +100,8 @@ __device__ __noinline__ inline Threshold find_threshold(const float* values, int
       if ((key & known) != prefix || (by_sum && !(x > 0 && x < INFINITY))) continue;
       const uint32_t bin = key >> shift & mask;
       atomicAdd(&s.counts[bin], 1u);
-      if (by_sum) atomicAdd(reinterpret_cast<unsigned long long*>(&s.sums[bin]), (unsigned long long)fixed_mass(x));
+      if (by_sum)
+        atomicAdd(reinterpret_cast<unsigned long long*>(&s.sums[bin]), (unsigned long long)fixed_mass(x));
     }
     __syncthreads();
     choose_bin(by_sum, wanted - count, need - sum, s);
@@ -130,7 +133,8 @@ __device__ __noinline__ inline Threshold find_threshold(const float* values, int
   return {prefix, uint32_t(ties), count + ties, sum};
 }
 
-// The fewest of the largest values (positive, finite) that sum up to `need`, at most `limit`: their count and sum.
+// The fewest of the largest values (positive, finite) that sum up to `need`, at most `limit`: their count and
+// sum.
 __device__ inline Threshold fewest_for_sum(const float* values, int64_t n, uint64_t need, int64_t limit,
                                            SelectShared& s) {
   if (need == 0 || limit <= 0 || n <= 0) return {};
@@ -139,7 +143,8 @@ __device__ inline Threshold fewest_for_sum(const float* values, int64_t n, uint6
 
 // emit(position, i) for every chosen index i, positions ascending with i.
 template <class Emit>
-__device__ void emit_chosen(const float* values, int64_t n, const Threshold& t, SelectShared& s, const Emit& emit) {
+__device__ void emit_chosen(const float* values, int64_t n, const Threshold& t, SelectShared& s,
+                            const Emit& emit) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int64_t chunk = round_up(ceil_div(n, kSelectWarps), 128);
   const int64_t first = warp * chunk, last = first + chunk < n ? first + chunk : n;
@@ -169,7 +174,8 @@ __device__ void emit_chosen(const float* values, int64_t n, const Threshold& t, 
       const uint32_t key = i < last ? ordered_bits(values[i]) : 0;
       const bool is_equal = i < last && key == t.key;
       const uint32_t ties = __ballot_sync(0xffffffffu, is_equal), before = (1u << lane) - 1;
-      const bool chosen = i < last && (key > t.key || (is_equal && equal_before + __popc(ties & before) < t.ties));
+      const bool chosen =
+          i < last && (key > t.key || (is_equal && equal_before + __popc(ties & before) < t.ties));
       const uint32_t set = __ballot_sync(0xffffffffu, chosen);
       if (chosen) emit(at + __popc(set & before), i);
       at += __popc(set);
@@ -178,8 +184,8 @@ __device__ void emit_chosen(const float* values, int64_t n, const Threshold& t, 
   }
 }
 
-// emit(position, i), ascending, for the `wanted` indices with the largest values; the first `forced` rank above all
-// others. Returns how many.
+// emit(position, i), ascending, for the `wanted` indices with the largest values; the first `forced` rank
+// above all others. Returns how many.
 template <class Emit>
 __device__ int64_t select_top(const float* values, int64_t n, int64_t wanted, int64_t forced, SelectShared& s,
                               const Emit& emit) {

@@ -112,8 +112,8 @@ std::vector<std::string> candidates() {
 
 bool CublasLt::Key::operator<(const Key& o) const {
   return std::tie(m, n, k, x_stride, w_stride, y_stride, operand_dtype, y_dtype, bias, tf32, alignment) <
-         std::tie(o.m, o.n, o.k, o.x_stride, o.w_stride, o.y_stride, o.operand_dtype, o.y_dtype, o.bias, o.tf32,
-                  o.alignment);
+         std::tie(o.m, o.n, o.k, o.x_stride, o.w_stride, o.y_stride, o.operand_dtype, o.y_dtype, o.bias,
+                  o.tf32, o.alignment);
 }
 
 CublasLt::~CublasLt() {
@@ -141,7 +141,8 @@ mi_status CublasLt::open(mi_error* error) {
     }
   }
   if (handle_) return MI_OK;
-  return fail(error, MI_UNSUPPORTED, "cuBLASLt not found; set MINFERENCE_CUBLASLT to libcublasLt.so. Tried %s",
+  return fail(error, MI_UNSUPPORTED,
+              "cuBLASLt not found; set MINFERENCE_CUBLASLT to libcublasLt.so. Tried %s",
               searched_places_.c_str());
 }
 
@@ -173,11 +174,13 @@ mi_status CublasLt::make_plan(const Key& key, uint64_t workspace_bytes, Plan* pl
   for (const int attribute : {kPreferenceAlignA, kPreferenceAlignB, kPreferenceAlignC, kPreferenceAlignD})
     if (!code) run(api_->preference_set(preference, attribute, &key.alignment, sizeof key.alignment));
   if (!code)
-    run(api_->heuristic(handle_, plan->operation, plan->w, plan->x, plan->y, plan->y, preference, 1, &best, &found));
+    run(api_->heuristic(handle_, plan->operation, plan->w, plan->x, plan->y, plan->y, preference, 1, &best,
+                        &found));
   if (preference) api_->preference_destroy(preference);
   if (code || found == 0) {
     free_plan(*plan);
-    return fail(error, MI_UNSUPPORTED, "cuBLASLt has no product of %lld x %lld x %lld, dtypes %d and %d (status %d)",
+    return fail(error, MI_UNSUPPORTED,
+                "cuBLASLt has no product of %lld x %lld x %lld, dtypes %d and %d (status %d)",
                 (long long)key.m, (long long)key.n, (long long)key.k, key.operand_dtype, key.y_dtype, code);
   }
   std::memcpy(plan->algorithm, best.algorithm, sizeof plan->algorithm);
@@ -191,8 +194,17 @@ mi_status CublasLt::multiply(const Gemm& g, void* workspace, uint64_t workspace_
   if (status != MI_OK) return status;
   uintptr_t bits = 256;  // the heuristic distinguishes no more
   for (const void* p : {g.x, g.w, static_cast<const void*>(g.y)}) bits |= reinterpret_cast<uintptr_t>(p);
-  const Key key{g.m, g.n, g.k, g.x_stride, g.w_stride, g.y_stride, g.operand_dtype, g.y_dtype, g.bias != nullptr,
-                g.tf32, uint32_t(bits & -bits)};
+  const Key key{g.m,
+                g.n,
+                g.k,
+                g.x_stride,
+                g.w_stride,
+                g.y_stride,
+                g.operand_dtype,
+                g.y_dtype,
+                g.bias != nullptr,
+                g.tf32,
+                uint32_t(bits & -bits)};
   std::lock_guard<std::mutex> lock(mutex_);
   auto at = plans_.find(key);
   if (at == plans_.end()) {
@@ -204,8 +216,8 @@ mi_status CublasLt::multiply(const Gemm& g, void* workspace, uint64_t workspace_
   const Plan& plan = at->second;
   const float alpha = 1, beta = g.accumulate ? 1 : 0;
   if (g.bias) api_->desc_set(plan.operation, kDescBiasPointer, &g.bias, sizeof g.bias);
-  const int code = api_->matmul(handle_, plan.operation, &alpha, g.w, plan.w, g.x, plan.x, &beta, g.y, plan.y, g.y,
-                                plan.y, plan.algorithm, workspace, workspace_bytes, stream);
+  const int code = api_->matmul(handle_, plan.operation, &alpha, g.w, plan.w, g.x, plan.x, &beta, g.y, plan.y,
+                                g.y, plan.y, plan.algorithm, workspace, workspace_bytes, stream);
   if (code == 0) return MI_OK;
   return fail(error, MI_CUDA, "linear: cuBLASLt status %d for %lld x %lld x %lld", code, (long long)g.m,
               (long long)g.n, (long long)g.k);

@@ -22,7 +22,8 @@ struct DeviceView {
 };
 
 inline DeviceView device_view(const View& v, int64_t heads, int64_t rows, int64_t dim) {
-  DeviceView d{static_cast<char*>(v.data), bytes_of(v.dtype, v.head_stride), bytes_of(v.dtype, v.row_stride), v.dtype, 0};
+  DeviceView d{static_cast<char*>(v.data), bytes_of(v.dtype, v.head_stride), bytes_of(v.dtype, v.row_stride),
+               v.dtype, 0};
   d.wide = reinterpret_cast<uintptr_t>(d.data) % 16 == 0 && (rows <= 1 || d.row_stride % 16 == 0) &&
            (heads <= 1 || d.head_stride % 16 == 0) && dim % kLane == 0;
   return d;
@@ -40,35 +41,52 @@ __device__ inline void store_element(char* row, int64_t i, int32_t dtype, float 
   else reinterpret_cast<__nv_bfloat16*>(row)[i] = __float2bfloat16_rn(x);
 }
 
-// v = elements [i, i + 8) of a row of n; those past the end are 0.
-__device__ inline void load_lane(const char* row, int64_t i, int64_t n, int32_t dtype, bool wide, float (&v)[kLane]) {
-  if (!wide) {
-#pragma unroll
-    for (int j = 0; j < kLane; j++) v[j] = i + j < n ? load_element(row, i + j, dtype) : 0.0f;
-    return;
-  }
+// Elements [i, i + 8) of an aligned row as they lie in memory; loading several before unpacking any keeps
+// them all under way at once.
+struct RawLane {
+  uint4 a, b;  // b: f32 only
+};
+__device__ inline RawLane load_raw(const char* row, int64_t i, int32_t dtype) {
+  RawLane raw{};
   if (dtype == MI_F32) {
-    const float4* p = reinterpret_cast<const float4*>(row) + i / 4;
-    const float4 a = p[0], b = p[1];
-    v[0] = a.x, v[1] = a.y, v[2] = a.z, v[3] = a.w, v[4] = b.x, v[5] = b.y, v[6] = b.z, v[7] = b.w;
-    return;
+    const uint4* p = reinterpret_cast<const uint4*>(row) + i / 4;
+    raw.a = p[0];
+    raw.b = p[1];
+  } else {
+    raw.a = *(reinterpret_cast<const uint4*>(row) + i / kLane);
   }
-  const uint4 words = *(reinterpret_cast<const uint4*>(row) + i / kLane);
-  const uint32_t w[4] = {words.x, words.y, words.z, words.w};
+  return raw;
+}
+__device__ inline float2 unpack_pair(uint32_t word, bool is_f16) {
+  if (is_f16) return __half22float2(*reinterpret_cast<const __half2*>(&word));
+  return make_float2(__uint_as_float(word << 16), __uint_as_float(word & 0xffff0000u));
+}
+__device__ inline void unpack(const RawLane& raw, int32_t dtype, float (&v)[kLane]) {
+  const uint32_t w[8] = {raw.a.x, raw.a.y, raw.a.z, raw.a.w, raw.b.x, raw.b.y, raw.b.z, raw.b.w};
 #pragma unroll
   for (int j = 0; j < 4; j++) {
-    float2 pair;
-    if (dtype == MI_F16) {
-      pair = __half22float2(*reinterpret_cast<const __half2*>(&w[j]));
-    } else {
-      pair = make_float2(__uint_as_float(w[j] << 16), __uint_as_float(w[j] & 0xffff0000u));
-    }
+    const float2 pair = unpack_pair(w[j], dtype == MI_F16);
     v[2 * j] = pair.x;
     v[2 * j + 1] = pair.y;
   }
+  if (dtype != MI_F32) return;
+#pragma unroll
+  for (int j = 0; j < kLane; j++) v[j] = __uint_as_float(w[j]);
 }
 
-__device__ inline void store_lane(char* row, int64_t i, int64_t n, int32_t dtype, bool wide, const float (&v)[kLane]) {
+// v = elements [i, i + 8) of a row of n; those past the end are 0.
+__device__ inline void load_lane(const char* row, int64_t i, int64_t n, int32_t dtype, bool wide,
+                                 float (&v)[kLane]) {
+  if (wide) {
+    unpack(load_raw(row, i, dtype), dtype, v);
+    return;
+  }
+#pragma unroll
+  for (int j = 0; j < kLane; j++) v[j] = i + j < n ? load_element(row, i + j, dtype) : 0.0f;
+}
+
+__device__ inline void store_lane(char* row, int64_t i, int64_t n, int32_t dtype, bool wide,
+                                  const float (&v)[kLane]) {
   if (!wide) {
 #pragma unroll
     for (int j = 0; j < kLane; j++)

@@ -54,6 +54,51 @@ __global__ void __launch_bounds__(32 * kFewWarps) few_rows_kernel(Operands o) {
   }
 }
 
+// The same where x and w are aligned and of one 16-bit dtype: loads of several steps go out before any is
+// used, which is what reading at memory speed takes.
+template <int kRows>
+__global__ void __launch_bounds__(32 * kFewWarps) few_rows_wide_kernel(Operands o) {
+  constexpr int kBatch = kRows == 1 ? 4 : 2;
+  const int feature = blockIdx.x * kFewWarps + threadIdx.x / 32, lane = threadIdx.x % 32;
+  if (feature >= o.out_features) return;
+  const bool is_f16 = o.w.dtype == MI_F16;
+  const uint4* w = reinterpret_cast<const uint4*>(o.w.row(0, feature));
+  const uint4* x[kRows];
+#pragma unroll
+  for (int r = 0; r < kRows; r++) x[r] = reinterpret_cast<const uint4*>(o.x.row(0, r < o.rows ? r : 0));
+  float sums[kRows] = {};
+  const int lanes = o.in_features / kLane;
+  for (int first = lane; first < lanes; first += 32 * kBatch) {
+    uint4 weights[kBatch], inputs[kRows][kBatch];
+#pragma unroll
+    for (int i = 0; i < kBatch; i++) {
+      const int at = first + 32 * i;
+      weights[i] =
+          at < lanes ? __ldcs(w + at) : make_uint4(0, 0, 0, 0);  // read once: keep x in the cache instead
+#pragma unroll
+      for (int r = 0; r < kRows; r++) inputs[r][i] = at < lanes ? x[r][at] : make_uint4(0, 0, 0, 0);
+    }
+#pragma unroll
+    for (int i = 0; i < kBatch; i++) {
+      const uint32_t a[4] = {weights[i].x, weights[i].y, weights[i].z, weights[i].w};
+#pragma unroll
+      for (int r = 0; r < kRows; r++) {
+        const uint32_t b[4] = {inputs[r][i].x, inputs[r][i].y, inputs[r][i].z, inputs[r][i].w};
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+          const float2 p = unpack_pair(a[j], is_f16), q = unpack_pair(b[j], is_f16);
+          sums[r] = fmaf(p.y, q.y, fmaf(p.x, q.x, sums[r]));
+        }
+      }
+    }
+  }
+#pragma unroll
+  for (int r = 0; r < kRows; r++) {
+    for (int s = 16; s; s /= 2) sums[r] += __shfl_xor_sync(0xffffffffu, sums[r], s);
+    if (lane == 0 && r < o.rows) finish(o, r, feature, sums[r]);
+  }
+}
+
 // ---- any dtypes, f32 arithmetic: 64 x 64 tiles ----------------------------------------------------
 
 constexpr int kTile = 64, kDepth = 32, kTileThreads = 256;
@@ -80,7 +125,8 @@ __global__ void __launch_bounds__(kTileThreads) tiled_kernel(Operands o) {
     __syncthreads();
 #pragma unroll 8
     for (int d = 0; d < kDepth; d++) {
-      const float4 a = *reinterpret_cast<const float4*>(&xs[d][tr]), b = *reinterpret_cast<const float4*>(&ws[d][tf]);
+      const float4 a = *reinterpret_cast<const float4*>(&xs[d][tr]),
+                   b = *reinterpret_cast<const float4*>(&ws[d][tf]);
       const float av[4] = {a.x, a.y, a.z, a.w}, bv[4] = {b.x, b.y, b.z, b.w};
 #pragma unroll
       for (int i = 0; i < 4; i++)
@@ -98,7 +144,8 @@ __global__ void __launch_bounds__(kTileThreads) tiled_kernel(Operands o) {
 
 // ---- choice -----------------------------------------------------------------------------------------
 
-constexpr uint64_t kBiasAt = CublasLt::kWorkspaceBytes;  // workspace: cuBLASLt's, bias in y's dtype, x in w's dtype
+constexpr uint64_t kBiasAt =
+    CublasLt::kWorkspaceBytes;  // workspace: cuBLASLt's, bias in y's dtype, x in w's dtype
 
 uint64_t bias_bytes(const LinearArgs& a) { return uint64_t(round_up(int64_t(a.out_features) * 4, 256)); }
 bool for_cublaslt(const LinearArgs& a) { return a.rows > kFewRows && block_elements(a.w.dtype) == 1; }
@@ -106,8 +153,13 @@ bool converts_x(const LinearArgs& a) { return a.x.dtype != a.w.dtype; }
 
 mi_status through_cublaslt(const Launch& launch, CublasLt& cublaslt, const LinearArgs& a, mi_error* error) {
   char* scratch = static_cast<char*>(a.workspace) + kBiasAt;
-  Gemm g{a.x.data, a.w.data, a.bias, a.y.data, a.rows, a.out_features, a.in_features, a.x.row_stride, a.w.row_stride,
-         a.y.row_stride, a.w.dtype, a.y.dtype, a.accumulate, a.precision == MI_PRECISION_BF16};
+  Gemm g{a.x.data,       a.w.data,
+         a.bias,         a.y.data,
+         a.rows,         a.out_features,
+         a.in_features,  a.x.row_stride,
+         a.w.row_stride, a.y.row_stride,
+         a.w.dtype,      a.y.dtype,
+         a.accumulate,   a.precision == MI_PRECISION_BF16};
   if (a.bias && a.y.dtype != MI_F32) {
     const mi_status status = convert(launch, {a.bias, scratch, MI_F32, a.y.dtype, a.out_features}, error);
     if (status != MI_OK) return status;
@@ -137,13 +189,23 @@ mi_status linear(const Launch& launch, CublasLt& cublaslt, const LinearArgs& a, 
     const mi_status status = through_cublaslt(launch, cublaslt, a, error);
     if (status != MI_UNSUPPORTED) return status;
   }
-  const Operands o{device_view(a.x, 1, a.rows, a.in_features), device_view(a.w, 1, a.out_features, a.in_features),
-                   device_view(a.y, 1, a.rows, a.out_features), a.bias, a.rows, a.in_features, a.out_features,
+  const Operands o{device_view(a.x, 1, a.rows, a.in_features),
+                   device_view(a.w, 1, a.out_features, a.in_features),
+                   device_view(a.y, 1, a.rows, a.out_features),
+                   a.bias,
+                   a.rows,
+                   a.in_features,
+                   a.out_features,
                    a.accumulate != 0};
   if (a.rows <= kFewRows) {
-    const unsigned blocks = unsigned(ceil_div(a.out_features, kFewWarps));
-    if (a.rows == 1) few_rows_kernel<1><<<blocks, 32 * kFewWarps, 0, launch.stream>>>(o);
-    else few_rows_kernel<kFewRows><<<blocks, 32 * kFewWarps, 0, launch.stream>>>(o);
+    const unsigned blocks = unsigned(ceil_div(a.out_features, kFewWarps)), threads = 32 * kFewWarps;
+    if (o.x.wide && o.w.wide && a.x.dtype == a.w.dtype && a.w.dtype != MI_F32) {
+      if (a.rows == 1) few_rows_wide_kernel<1><<<blocks, threads, 0, launch.stream>>>(o);
+      else few_rows_wide_kernel<kFewRows><<<blocks, threads, 0, launch.stream>>>(o);
+    } else {
+      if (a.rows == 1) few_rows_kernel<1><<<blocks, threads, 0, launch.stream>>>(o);
+      else few_rows_kernel<kFewRows><<<blocks, threads, 0, launch.stream>>>(o);
+    }
   } else {
     const dim3 grid(unsigned(ceil_div(a.out_features, kTile)), unsigned(ceil_div(a.rows, kTile)));
     tiled_kernel<<<grid, kTileThreads, 0, launch.stream>>>(o);

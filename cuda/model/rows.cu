@@ -11,11 +11,12 @@ constexpr int kThreads = 128;
 
 // Grid of kThreads-wide blocks over [lanes of a row, rows, heads], rows beyond the grid's limit by striding.
 dim3 lane_grid(int64_t dim, int64_t rows, int64_t heads = 1) {
-  return dim3(unsigned(ceil_div(ceil_div(dim, kLane), kThreads)), unsigned(min64(rows, 65535)), unsigned(heads));
+  return dim3(unsigned(ceil_div(ceil_div(dim, kLane), kThreads)), unsigned(min64(rows, 65535)),
+              unsigned(heads));
 }
 
-__global__ void __launch_bounds__(kThreads) embed_kernel(const int32_t* ids, DeviceView table, DeviceView out, int rows,
-                                                         int dim, int vocab) {
+__global__ void __launch_bounds__(kThreads)
+    embed_kernel(const int32_t* ids, DeviceView table, DeviceView out, int rows, int dim, int vocab) {
   const int64_t lane = int64_t(blockIdx.x) * kThreads + threadIdx.x;
   if (lane * kLane >= dim) return;
   for (int row = blockIdx.y; row < rows; row += gridDim.y) {
@@ -36,22 +37,48 @@ __global__ void __launch_bounds__(kThreads) copy_kernel(DeviceView src, DeviceVi
   }
 }
 
-__global__ void __launch_bounds__(kThreads) silu_mul_kernel(DeviceView gate, DeviceView up, DeviceView out, int rows,
-                                                            int dim) {
+__device__ void silu_mul_lane(float (&g)[kLane], const float (&u)[kLane]) {
+#pragma unroll
+  for (int j = 0; j < kLane; j++) g[j] = g[j] / (1.0f + __expf(-g[j])) * u[j];
+}
+
+constexpr int kSiluRows = 4;  // of a thread: eight loads under way
+
+__global__ void __launch_bounds__(kThreads)
+    silu_mul_kernel(DeviceView gate, DeviceView up, DeviceView out, int rows, int dim) {
   const int64_t at = (int64_t(blockIdx.x) * kThreads + threadIdx.x) * kLane;
   if (at >= dim) return;
-  for (int row = blockIdx.y; row < rows; row += gridDim.y) {
-    float g[kLane], u[kLane];
-    load_lane(gate.row(0, row), at, dim, gate.dtype, gate.wide, g);
-    load_lane(up.row(0, row), at, dim, up.dtype, up.wide, u);
+  float g[kLane], u[kLane];
+  for (int64_t first = int64_t(blockIdx.y) * kSiluRows; first < rows;
+       first += int64_t(gridDim.y) * kSiluRows) {
+    if (gate.wide && up.wide && first + kSiluRows <= rows) {
+      RawLane gates[kSiluRows], ups[kSiluRows];
 #pragma unroll
-    for (int j = 0; j < kLane; j++) g[j] = g[j] / (1.0f + __expf(-g[j])) * u[j];
-    store_lane(out.row(0, row), at, dim, out.dtype, out.wide, g);
+      for (int r = 0; r < kSiluRows; r++) {
+        gates[r] = load_raw(gate.row(0, first + r), at, gate.dtype);
+        ups[r] = load_raw(up.row(0, first + r), at, up.dtype);
+      }
+#pragma unroll
+      for (int r = 0; r < kSiluRows; r++) {
+        unpack(gates[r], gate.dtype, g);
+        unpack(ups[r], up.dtype, u);
+        silu_mul_lane(g, u);
+        store_lane(out.row(0, first + r), at, dim, out.dtype, out.wide, g);
+      }
+    } else {
+      for (int64_t row = first; row < first + kSiluRows && row < rows; row++) {
+        load_lane(gate.row(0, row), at, dim, gate.dtype, gate.wide, g);
+        load_lane(up.row(0, row), at, dim, up.dtype, up.wide, u);
+        silu_mul_lane(g, u);
+        store_lane(out.row(0, row), at, dim, out.dtype, out.wide, g);
+      }
+    }
   }
 }
 
-__global__ void __launch_bounds__(kThreads) convert_kernel(const char* src, char* dst, int32_t src_dtype,
-                                                           int32_t dst_dtype, bool src_wide, bool dst_wide, int64_t n) {
+__global__ void __launch_bounds__(kThreads)
+    convert_kernel(const char* src, char* dst, int32_t src_dtype, int32_t dst_dtype, bool src_wide,
+                   bool dst_wide, int64_t n) {
   const int64_t lanes = (n + kLane - 1) / kLane, step = int64_t(gridDim.x) * kThreads;
   for (int64_t lane = int64_t(blockIdx.x) * kThreads + threadIdx.x; lane < lanes; lane += step) {
     float v[kLane];
@@ -85,7 +112,8 @@ bool is_wide(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
 
 mi_status embed(const Launch& launch, const EmbedArgs& a, mi_error* error) {
   embed_kernel<<<lane_grid(a.dim, a.rows), kThreads, 0, launch.stream>>>(
-      a.ids, device_view(a.table, 1, a.vocab, a.dim), device_view(a.out, 1, a.rows, a.dim), a.rows, a.dim, a.vocab);
+      a.ids, device_view(a.table, 1, a.vocab, a.dim), device_view(a.out, 1, a.rows, a.dim), a.rows, a.dim,
+      a.vocab);
   return check_launch("embed", error);
 }
 
@@ -96,9 +124,9 @@ mi_status copy(const Launch& launch, const CopyArgs& a, mi_error* error) {
 }
 
 mi_status silu_mul(const Launch& launch, const SiluMulArgs& a, mi_error* error) {
-  silu_mul_kernel<<<lane_grid(a.dim, a.rows), kThreads, 0, launch.stream>>>(
-      device_view(a.gate, 1, a.rows, a.dim), device_view(a.up, 1, a.rows, a.dim), device_view(a.out, 1, a.rows, a.dim),
-      a.rows, a.dim);
+  silu_mul_kernel<<<lane_grid(a.dim, ceil_div(a.rows, kSiluRows)), kThreads, 0, launch.stream>>>(
+      device_view(a.gate, 1, a.rows, a.dim), device_view(a.up, 1, a.rows, a.dim),
+      device_view(a.out, 1, a.rows, a.dim), a.rows, a.dim);
   return check_launch("silu_mul", error);
 }
 
@@ -106,12 +134,13 @@ mi_status convert(const Launch& launch, const ConvertArgs& a, mi_error* error) {
   const int64_t most = int64_t(launch.sm_count) * 16;
   if (a.dst_dtype == MI_Q8_0) {
     const int64_t blocks = a.elements / 32;
-    quantise_q8_kernel<<<unsigned(min64(ceil_div(blocks, kThreads / 32), most)), kThreads, 0, launch.stream>>>(
-        static_cast<const char*>(a.src), static_cast<uint8_t*>(a.dst), a.src_dtype, blocks);
+    quantise_q8_kernel<<<unsigned(min64(ceil_div(blocks, kThreads / 32), most)), kThreads, 0,
+                         launch.stream>>>(static_cast<const char*>(a.src), static_cast<uint8_t*>(a.dst),
+                                          a.src_dtype, blocks);
   } else {
-    convert_kernel<<<unsigned(min64(ceil_div(a.elements, kLane * kThreads), most)), kThreads, 0, launch.stream>>>(
-        static_cast<const char*>(a.src), static_cast<char*>(a.dst), a.src_dtype, a.dst_dtype, is_wide(a.src),
-        is_wide(a.dst), a.elements);
+    convert_kernel<<<unsigned(min64(ceil_div(a.elements, kLane * kThreads), most)), kThreads, 0,
+                     launch.stream>>>(static_cast<const char*>(a.src), static_cast<char*>(a.dst), a.src_dtype,
+                                      a.dst_dtype, is_wide(a.src), is_wide(a.dst), a.elements);
   }
   return check_launch("convert", error);
 }

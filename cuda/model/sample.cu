@@ -1,5 +1,6 @@
-// Draws one token in one thread block, without sorting: weights are summed in fixed point (so sums do not depend on
-// order) into bins by distance from the best logit, and the bin that holds the wanted prefix is opened.
+// Draws one token in one thread block, without sorting: weights are summed in fixed point (so sums do not
+// depend on order) into bins by distance from the best logit, and the bin that holds the wanted prefix is
+// opened.
 #include "../core/cuda_ops.h"
 
 namespace mi::cuda {
@@ -52,7 +53,8 @@ class Sampler {
     if (a_.top_k > 0 && a_.top_k < a_.vocab) kept = find_prefix(true, uint64_t(a_.top_k) - 1).weight;
     const uint64_t nucleus = uint64_t(double(a_.top_p) * double(kept));
     if (a_.min_p > 0) kept = min(kept, s_.heavy);
-    if (a_.top_p < 1 && nucleus > 0 && nucleus < kept) kept = min(kept, find_prefix(false, nucleus - 1).weight);
+    if (a_.top_p < 1 && nucleus > 0 && nucleus < kept)
+      kept = min(kept, find_prefix(false, nucleus - 1).weight);
     if (a_.top_p < 1 && nucleus == 0) return s_.best_id;
     const uint64_t target = uint64_t(uniform(a_.seed, a_.step) * double(kept));
     return find_prefix(false, min(target, kept - 1)).last;
@@ -119,7 +121,9 @@ class Sampler {
   __device__ float depth(float x) const {
     return x == s_.best ? 0.0f : fminf(__fdiv_rn(s_.best - x, a_.temperature * kReach) * kBins, kBins - 1.0f);
   }
-  __device__ static int sub_bin(float depth, int bin) { return min(int((depth - float(bin)) * kBins), kBins - 1); }
+  __device__ static int sub_bin(float depth, int bin) {
+    return min(int((depth - float(bin)) * kBins), kBins - 1);
+  }
 
   __device__ void clear_bins() {
     s_.weights[threadIdx.x] = 0;
@@ -164,8 +168,8 @@ class Sampler {
     return x;
   }
 
-  // Thread b holds bin b. Chooses the bin where the running sum first exceeds `target`; s_.before becomes the sum
-  // ahead of it.
+  // Thread b holds bin b. Chooses the bin where the running sum first exceeds `target`; s_.before becomes the
+  // sum ahead of it.
   __device__ void choose_bin(bool by_count, uint64_t target, uint64_t weight, uint32_t count, uint64_t before,
                              uint64_t before_weight) {
     const uint64_t value = by_count ? count : weight;
@@ -270,7 +274,8 @@ class Sampler {
   uint32_t level_counts_ = 0;
 };
 
-__global__ void __launch_bounds__(kThreads) sample_kernel(const __grid_constant__ SampleArgs a, bool penalise) {
+__global__ void __launch_bounds__(kThreads)
+    sample_kernel(const __grid_constant__ SampleArgs a, bool penalise) {
   __shared__ Shared shared;
   extern __shared__ uint32_t seen[];  // a bit per token of the vocabulary
   Sampler sampler(a, shared, penalise ? seen : nullptr);

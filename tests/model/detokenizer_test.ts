@@ -13,6 +13,7 @@ function stream(ids: ArrayLike<number>): string[] {
 Deno.test("detokenizer: pieces join to the text and hold whole characters only", () => {
   fc.assert(
     fc.property(fc.string({ unit: "grapheme", maxLength: 60 }), (text) => {
+      fc.pre(!text.includes("\uFFFD")); // the sign of half a character, looked for below
       const ids = tokenizer.encode(text);
       const pieces = stream(ids);
       assert.equal(pieces.join(""), text);

@@ -1,5 +1,5 @@
 /**
- * `minference inspect`: what a checkpoint is and what a context of it would take. Reads no weights.
+ * `minference inspect`: what a checkpoint is and what a context of it would take, or what its heads compute.
  *
  * @module
  */
@@ -11,6 +11,7 @@ import { MInferenceError } from "../native/errors.ts";
 import { type Options, toNumber } from "./args.ts";
 import { type Command, defineCommand } from "./command.ts";
 import { bytes, count, table } from "./format.ts";
+import { inspectPatterns, PATTERN_OPTIONS, rejectPatternOptions } from "./inspect_patterns.ts";
 import { DEVICE_OPTIONS, deviceOptions } from "./model_options.ts";
 import { millions } from "./models.ts";
 
@@ -20,6 +21,7 @@ const OPTIONS = {
     value: "N,...",
     help: "plan memory for these lengths (default 4k,32k,128k and the model's limit)",
   },
+  ...PATTERN_OPTIONS,
   ...DEVICE_OPTIONS,
 } as const satisfies Options;
 
@@ -122,14 +124,21 @@ function planText(plans: readonly MemoryPlan[], room: Room): string {
 /** The command. */
 export const inspect: Command<typeof OPTIONS> = defineCommand({
   name: "minference inspect",
-  positionals: ["MODEL"],
+  positionals: ["MODEL", "[FILE]"],
   description:
     `Shows what a checkpoint is, its tensors, and the memory that contexts of it take. No weights are
 read. Without a device the plan is made for this machine's memory.
 
-Example: minference inspect needle-27m --context 32k,128k`,
+With --patterns: what each head computes, from a pattern file (default: what the model would run with).
+
+Examples:
+  minference inspect needle-27m --context 32k,128k
+  minference inspect needle-27m --patterns`,
   options: OPTIONS,
-  async run({ values, positionals, output }): Promise<void> {
+  async run(invocation): Promise<void> {
+    const { values, positionals, output } = invocation;
+    if (values.patterns) return await inspectPatterns(invocation);
+    rejectPatternOptions(values, positionals);
     const device = deviceOptions(values);
     const given = values.context?.split(",")
       .map((text) => toNumber("context", text, { least: 1 }));

@@ -36,7 +36,7 @@ const COMMANDS: Readonly<Record<string, Entry>> = {
     load: async () => (await import("./bench.ts")).bench,
   },
   inspect: {
-    summary: "show a model's configuration, tensors and memory plan",
+    summary: "show a model's configuration, tensors, memory plan and patterns",
     load: async () => (await import("./inspect.ts")).inspect,
   },
   "search-patterns": {

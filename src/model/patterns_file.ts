@@ -153,6 +153,32 @@ async function download(url: URL): Promise<string> {
 }
 
 /**
+ * Reads the text of a pattern file.
+ *
+ * @param source A path, or a file:, http: or https: URL.
+ * @returns Where it was read, for errors, and the text.
+ * @throws {MInferenceError} `IO`, `PERMISSION` or `NETWORK`.
+ */
+export async function readPatternText(
+  source: string | URL,
+): Promise<{ where: string; text: string }> {
+  const url = source instanceof URL
+    ? source
+    : /^(file|https?):/.test(source)
+    ? new URL(source)
+    : undefined;
+  if (url !== undefined && url.protocol !== "file:") {
+    return { where: url.href, text: await download(url) };
+  }
+  const path = url === undefined ? source as string : fileURLToPath(url);
+  const text = await readTextIfThere(path);
+  if (text === undefined) {
+    throw new MInferenceError("IO", `no pattern file ${path}`, { details: { path } });
+  }
+  return { where: path, text };
+}
+
+/**
  * Reads a pattern file.
  *
  * @param source A path, or a file:, http: or https: URL.
@@ -169,18 +195,6 @@ export async function readPatternFile(
   source: string | URL,
   target: PatternTarget,
 ): Promise<HeadPattern[][]> {
-  const url = source instanceof URL
-    ? source
-    : /^(file|https?):/.test(source)
-    ? new URL(source)
-    : undefined;
-  if (url !== undefined && url.protocol !== "file:") {
-    return parsePatterns(url.href, await download(url), target);
-  }
-  const path = url === undefined ? source as string : fileURLToPath(url);
-  const text = await readTextIfThere(path);
-  if (text === undefined) {
-    throw new MInferenceError("IO", `no pattern file ${path}`, { details: { path } });
-  }
-  return parsePatterns(path, text, target);
+  const { where, text } = await readPatternText(source);
+  return parsePatterns(where, text, target);
 }

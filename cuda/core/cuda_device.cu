@@ -85,6 +85,7 @@ mi_status CudaDevice::open(mi_error* error) {
   launch_.arch = major_ == 9 && minor_ == 0 && options_.isa != 80 ? 90 : 80;
   launch_.sm_count = properties.multiProcessorCount;
   launch_.device = index;
+  launch_.shared_bytes = int(properties.sharedMemPerBlockOptin);
 
   cudaMemPoolProps pool{};
   pool.allocType = cudaMemAllocationTypePinned;

@@ -1,5 +1,6 @@
 #include "cuda_ops.h"
 
+#include "../index/probe.cuh"
 #include "status.h"
 
 namespace mi::cuda {
@@ -16,7 +17,12 @@ bool is_aligned(const View& v, int32_t heads, int32_t rows) {
 }
 
 template <class Args>
-mi_status accept_keys(const char* op, const Args& a, mi_error* error) {
+mi_status accept_keys(const Launch& launch, const char* op, const Args& a, mi_error* error) {
+  const int wanted = least_probe_bytes(a.head_dim);
+  if (wanted > launch.shared_bytes)
+    return fail(error, MI_UNSUPPORTED,
+                "%s: head_dim %d takes %d bytes of shared memory, this GPU offers a block %d", op, a.head_dim,
+                wanted, launch.shared_bytes);
   if (!is_16_bit(a.k.dtype))
     return fail(error, MI_UNSUPPORTED, "%s: on a GPU k must be f16 or bf16, got dtype %d", op, a.k.dtype);
   if (!is_aligned(a.k, a.kv_heads, a.kv_len))
@@ -25,8 +31,9 @@ mi_status accept_keys(const char* op, const Args& a, mi_error* error) {
 }
 
 struct Accept {
+  const Launch& launch;
   mi_error* error;
-  mi_status operator()(const EstimateArgs& a) const { return accept_keys("estimate", a, error); }
+  mi_status operator()(const EstimateArgs& a) const { return accept_keys(launch, "estimate", a, error); }
   mi_status operator()(const IndexArgs& a) const {
     if (a.q_heads > kMostIndexHeads)
       return fail(error, MI_UNSUPPORTED, "index: on a GPU at most %d query heads, got %d", kMostIndexHeads,
@@ -35,7 +42,7 @@ struct Accept {
       if (a.patterns[h].kind == MI_BLOCK_SPARSE && a.patterns[h].flags & MI_ANTIDIAGONAL)
         return fail(error, MI_UNSUPPORTED,
                     "index: head %d: antidiagonal block scores are offered on the CPU only", h);
-    return accept_keys("index", a, error);
+    return accept_keys(launch, "index", a, error);
   }
   template <class Other>
   mi_status operator()(const Other&) const { return MI_OK; }
@@ -78,7 +85,7 @@ const char* Operations::name(int op) const {
 }
 
 mi_status Operations::accept(const Operation& operation, mi_error* error) {
-  return std::visit(Accept{error}, operation.args);
+  return std::visit(Accept{launch_, error}, operation.args);
 }
 
 mi_status Operations::run(const Operation& operation, mi_error* error) {

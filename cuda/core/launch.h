@@ -13,6 +13,7 @@ struct Launch {
   int sm_count;
   int arch;    // kernel path: 90 (sm_90a code) or 80 (portable)
   int device;  // CUDA ordinal
+  int shared_bytes;  // most shared memory of a block
   const uint32_t* cancel;  // device memory: not 0 once the work is cancelled; null = never
 };
 

@@ -105,13 +105,14 @@ __device__ int64_t a_shape_tiles(const IndexKernelArgs& a, const HeadPlan& p, in
 
 // Keys [first, first + kVisibleKeys) that probe block `b` sees, whatever its rows' positions: causality and
 // an A-shape's window are left to the scores.
-__device__ void fill_visible(const IndexKernelArgs& a, int head, int b, int64_t first) {
+// Before the lists are whole, only the heads with a budget by mass are looked at.
+__device__ void fill_visible(const IndexKernelArgs& a, int head, int b, int64_t first, bool whole) {
   __shared__ uint32_t bits[kVisibleKeys / 32];
   const HeadPlan& p = a.heads[head];
   const ListHead& list = a.list_head(head);
   const int64_t m = a.probe_blocks.last - 1 + b;
   const int64_t last = first + kVisibleKeys < a.probe.kv_len ? first + kVisibleKeys : a.probe.kv_len;
-  const bool exists = b == 1 || a.probe_blocks.split > 0;
+  const bool exists = (b == 1 || a.probe_blocks.split > 0) && (whole || p.mass > 0);
   for (int i = threadIdx.x; i < kVisibleKeys / 32; i += kThreads) bits[i] = 0;
   __syncthreads();
   const auto see = [&](int64_t from, int64_t to) {  // keys [from, to)
@@ -174,7 +175,7 @@ __global__ void __launch_bounds__(kThreads)
   const HeadPlan& p = a.heads[head];
   if (int(blockIdx.x) >= row_items) {
     const int item = int(blockIdx.x) - row_items;
-    fill_visible(a, head, item % 2, int64_t(item / 2) * kVisibleKeys);
+    fill_visible(a, head, item % 2, int64_t(item / 2) * kVisibleKeys, row_items > 0);
   } else {
     const int64_t m0 = int64_t(blockIdx.x) * kRows, m = m0 + threadIdx.x;
     const bool mine = threadIdx.x < kRows && m < a.row_blocks;

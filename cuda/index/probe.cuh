@@ -27,7 +27,12 @@ constexpr int kMostStages = 4;
 // slices.
 constexpr int64_t kSliceStep = 128;
 
+// Shared memory that kernels have besides Probe::shared_bytes(), at most.
+constexpr int kStaticBytes = 4608;
+
 using ScoreTile = float[kTileKeys / kStepKeys][8][4];
+
+inline int probe_pitch(int head_dim) { return int(round_up(head_dim, 64)) * 2; }
 
 struct Probe {
   DeviceView q, k;
@@ -50,13 +55,24 @@ struct Probe {
   __host__ __device__ int shared_bytes() const { return query_bytes() + stages * stage_bytes(); }
 };
 
-// How heads and slices share a block: as many warps busy as fit into shared memory.
+// Shared memory without which no kernel of probe scores runs.
+inline int least_probe_bytes(int head_dim) {
+  Probe p{};
+  p.pitch = probe_pitch(head_dim);
+  p.heads = p.slices = 1;
+  p.stages = 2;
+  return p.shared_bytes() + kStaticBytes;
+}
+
+// How heads and slices share a block: as many warps busy as fit into shared memory. One head and one slice
+// fit where there are least_probe_bytes().
 inline void spread_over_warps(const Launch& launch, Probe& p) {
-  const int most_bytes =
-      launch.arch == 90 ? 219 * 1024 : 91 * 1024;  // what every chip of the kind offers, less 8 KB
+  const int most_bytes = launch.shared_bytes - kStaticBytes;
   const int group = p.q_heads / p.kv_heads;
   Probe best = p;
-  best.heads = best.slices = 0;
+  best.chunks = group;
+  best.heads = best.slices = 1;
+  best.stages = 2;
   for (int most_heads = kProbeWarps; most_heads >= 1; most_heads--) {
     Probe option = p;
     option.chunks = int(ceil_div(group, most_heads));
@@ -85,7 +101,7 @@ Probe make_probe(const Launch& launch, const Args& a) {
   p.scale_log2 = a.scale * 1.44269504088896341f;
   if (p.scale_log2 == 0) p.scale_log2 = 1e-30f;  // -inf times 0 would be NaN
   p.hidden = p.scale_log2 > 0 ? -INFINITY : INFINITY;
-  p.pitch = int(round_up(a.head_dim, 64)) * 2;
+  p.pitch = probe_pitch(a.head_dim);
   spread_over_warps(launch, p);
   const int64_t most_splits = ceil_div(a.kv_len, p.slices * kSliceStep);
   p.splits = int(max64(1, min64(most_splits, launch.sm_count / (int64_t(a.kv_heads) * p.chunks))));

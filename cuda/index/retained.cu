@@ -6,8 +6,8 @@ namespace mi::cuda {
 
 namespace {
 
-constexpr int kMostTiles =
-    32 * 1024;  // of a slice, for which `wanted` bits are kept; beyond, every tile is read
+// Of a slice, for which `wanted` bits are kept; beyond, every tile is read.
+constexpr int kMostTiles = 16 * 1024;
 
 // Base-2 log-sum-exp of probe i, infinite if it does not exist.
 __device__ float probe_lse(const IndexKernelArgs& a, int head, int i, float combined) {

@@ -100,8 +100,14 @@ Deno.test("an aborted prefill returns within 200 ms, rejects with the reason, an
   const long = model.tokenizer.encode(novel.slice(0, 60_000));
   const controller = new AbortController();
   const reason = new Error("changed my mind");
-  const pending = session.prefill(long, { signal: controller.signal });
-  await new Promise((resolve) => setTimeout(resolve, 700));
+  const reading = Promise.withResolvers<void>();
+  const pending = session.prefill(long, {
+    signal: controller.signal,
+    onProgress: ({ stage, done }) => {
+      if (stage === "prefill" && done > 0) reading.resolve();
+    },
+  });
+  await reading.promise;
   const aborted = performance.now();
   controller.abort(reason);
   await assert.rejects(pending, reason);

@@ -130,10 +130,12 @@ export const inspect: Command<typeof OPTIONS> = defineCommand({
 read. Without a device the plan is made for this machine's memory.
 
 With --patterns: what each head computes, from a pattern file (default: what the model would run with).
+With --html, too: a web page of maps, of pictures of the attention on a sample, and of what other budgets
+would keep there.
 
 Examples:
   minference inspect needle-27m --context 32k,128k
-  minference inspect needle-27m --patterns`,
+  minference inspect needle-27m --patterns --html patterns.html -f book.txt`,
   options: OPTIONS,
   async run(invocation): Promise<void> {
     const { values, positionals, output } = invocation;

@@ -4,11 +4,13 @@
  * @module
  */
 import { LETTER_HELP, shortName } from "../inspect/describe.ts";
+import type { SampleReport } from "../inspect/page_data.ts";
 import { meanFigure, type PatternReport, readPatternReport } from "../inspect/patterns.ts";
 import { openCheckpoint } from "../model/checkpoint.ts";
 import { type Options, UsageError, type Values } from "./args.ts";
 import type { Invocation } from "./command.ts";
 import { percent, table } from "./format.ts";
+import type { DEVICE_OPTIONS } from "./model_options.ts";
 
 /** Options of `inspect` that concern patterns. */
 export const PATTERN_OPTIONS = {
@@ -16,6 +18,10 @@ export const PATTERN_OPTIONS = {
     type: "boolean",
     help: "show each head's pattern: FILE's, or those it would run with",
   },
+  html: { type: "string", value: "OUT", help: "run a sample and write a web page of the patterns" },
+  file: { type: "string", short: "f", value: "TEXT", help: "sample's text (default: generated)" },
+  tokens: { type: "string", value: "N", help: "tokens of the sample at most (default 4k)" },
+  heads: { type: "string", value: "L:H,...", help: "heads shown as pictures (default: a choice)" },
 } as const satisfies Options;
 
 /** Heads side by side in the terminal: 8 take less than 100 columns. */
@@ -54,15 +60,33 @@ function patternsText({ file, layers }: PatternReport, modelName: string): strin
   }\n`;
 }
 
+/** The measurements alone: pictures are for the page. */
+function withoutPictures(
+  { thumbnails: _, ...measured }: SampleReport,
+): Omit<SampleReport, "thumbnails"> {
+  return measured;
+}
+
 /** Runs `minference inspect MODEL [FILE] --patterns`. */
 export async function inspectPatterns(
-  { positionals, output }: Invocation<typeof PATTERN_OPTIONS>,
+  invocation: Invocation<typeof PATTERN_OPTIONS & typeof DEVICE_OPTIONS>,
 ): Promise<void> {
+  const { values, positionals, output } = invocation;
+  if (values.html === undefined) {
+    const stray = (["file", "tokens", "heads"] as const).find((name) => values[name] !== undefined);
+    if (stray) throw new UsageError(`--${stray} needs --html`);
+  }
   const [source, file] = positionals;
   const checkpoint = await openCheckpoint(source);
   const { modelName } = checkpoint;
   const report = await readPatternReport(checkpoint, file);
-  output.result({ modelName, ...report }, () => patternsText(report, modelName));
+  let sample: SampleReport | undefined;
+  if (values.html !== undefined) {
+    const { writePage } = await import("./inspect_page.ts"); // the table needs neither model nor bundler
+    sample = await writePage(invocation, report);
+  }
+  const result = { modelName, ...report, sample: sample && withoutPictures(sample) };
+  output.result(result, () => patternsText(report, modelName));
 }
 
 /** Checks that nothing was given which only `--patterns` uses. */

@@ -45,6 +45,11 @@ export interface Measurement {
 /** Rows before this one see few keys and keep them all; upstream's score leaves them out, too. */
 const FIRST_ROW = 2500;
 
+/** First row whose recall counts, in a sample of `qLen` rows. */
+export function firstMeasuredRow(qLen: number): number {
+  return Math.min(FIRST_ROW, qLen >> 1);
+}
+
 /** Buffers for measuring layers of one shape. */
 export class LayerMeter implements Disposable {
   readonly #scratch: Scratch;
@@ -139,7 +144,7 @@ export class LayerMeter implements Disposable {
 
   #compare(head: number, sparse: Attended, dense: Attended): Kept {
     const { qLen, headDim } = this.shape;
-    const first = Math.min(FIRST_ROW, qLen >> 1);
+    const first = firstMeasuredRow(qLen);
     const rows = qLen - first;
     const recall = new Float64Array(rows);
     let difference = 0;

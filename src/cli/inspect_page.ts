@@ -1,0 +1,104 @@
+/**
+ * `minference inspect --patterns --html`: runs a sample through the model and writes the page.
+ *
+ * @module
+ */
+import { basename } from "node:path";
+import type { ChosenHead } from "../inspect/choose_heads.ts";
+import { makePage } from "../inspect/html.ts";
+import type { PageData, SampleReport } from "../inspect/page_data.ts";
+import type { PatternReport } from "../inspect/patterns.ts";
+import { measureSample } from "../inspect/sample.ts";
+import type { Model } from "../model/model.ts";
+import { MInferenceError } from "../native/errors.ts";
+import { LEAST_TOKENS } from "../search/search.ts";
+import { makeTaskOfTokens } from "../tasks/retrieval.ts";
+import { toNumber, UsageError } from "./args.ts";
+import type { Invocation } from "./command.ts";
+import { count } from "./format.ts";
+import type { PATTERN_OPTIONS } from "./inspect_patterns.ts";
+import { type DEVICE_OPTIONS, deviceOptions, openModel } from "./model_options.ts";
+import { ProgressBar } from "./progress.ts";
+import { readPrompt } from "./prompt.ts";
+
+/** `3:0,7:5` as layers and heads of the model. */
+function parseHeads(text: string, { layers }: PatternReport): ChosenHead[] {
+  return text.split(",").map((part) => {
+    const [, layer, head] = /^\s*(\d{1,6}):(\d{1,6})\s*$/.exec(part)?.map(Number) ?? [];
+    if (layer < layers.length && head < layers[0].length) return { layer, head, reason: "" };
+    throw new UsageError(
+      `--heads needs LAYER:HEAD,... up to ${layers.length - 1}:${
+        layers[0].length - 1
+      }, got "${part}"`,
+    );
+  });
+}
+
+interface Sample {
+  readonly name: string;
+  readonly ids: Uint32Array;
+}
+
+/** The user's text, or a list of keys and values with a question, as the pattern search has it. */
+async function makeSample(model: Model, tokens: number, file?: string): Promise<Sample> {
+  const { tokenizer } = model;
+  if (file === undefined) {
+    const encode = (text: string): Uint32Array => tokenizer.encode(text);
+    const task = makeTaskOfTokens({ kind: "uuid", seed: 1 }, tokens, (t) => encode(t).length);
+    const ids = encode(task.context + task.questions[0].prompt);
+    return { name: "a generated list of keys and values", ids };
+  }
+  const text = await readPrompt({ file });
+  const ids = await tokenizer.encodeAsync(text);
+  if (ids.length < LEAST_TOKENS) {
+    throw new UsageError(`${file} has ${ids.length} tokens, a sample needs ${LEAST_TOKENS}`);
+  }
+  const name = file === "-" ? "standard input" : basename(file);
+  if (ids.length <= tokens) return { name, ids };
+  return { name: `the beginning of ${name}`, ids: ids.subarray(0, tokens) };
+}
+
+/**
+ * Writes the page.
+ *
+ * @param invocation Of `inspect`, with `--html`.
+ * @param report The patterns.
+ * @returns What was measured on the sample.
+ */
+export async function writePage(
+  { values, positionals, output, signal }: Invocation<
+    typeof PATTERN_OPTIONS & typeof DEVICE_OPTIONS
+  >,
+  report: PatternReport,
+): Promise<SampleReport> {
+  const wanted = toNumber("tokens", values.tokens ?? "4k", { least: LEAST_TOKENS });
+  const heads = values.heads === undefined ? undefined : parseHeads(values.heads, report);
+  const settings = { device: deviceOptions(values), patterns: "dense" as const };
+  await using opened = await openModel(positionals[0], settings, { signal });
+  const { model } = opened;
+  const { modelName } = model.checkpoint;
+  const tokens = Math.min(wanted, model.contextLength);
+  const { name, ids } = await makeSample(model, tokens, values.file);
+  let sample: SampleReport;
+  {
+    using bar = new ProgressBar("sample");
+    const { onProgress } = bar;
+    sample = await measureSample(model, name, ids, report.layers, { heads, signal, onProgress });
+  }
+  const file = report.file === null ? null : basename(report.file);
+  const data: PageData = { modelName, file, layers: report.layers, sample };
+  const page = await makePage(data);
+  const path = values.html!;
+  try {
+    await Deno.writeTextFile(path, page);
+  } catch (cause) {
+    if (cause instanceof Deno.errors.NotCapable) throw cause; // tells the flag
+    const { message } = cause as Error;
+    throw new MInferenceError("IO", `cannot write ${path}: ${message}`, {
+      cause,
+      details: { path },
+    });
+  }
+  output.note(`${path} shows the patterns and ${count(ids.length)} tokens: ${name}`);
+  return sample;
+}

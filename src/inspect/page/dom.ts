@@ -1,0 +1,33 @@
+/// <reference lib="dom" />
+/**
+ * Making elements.
+ *
+ * @module
+ */
+
+/**
+ * An element with its contents.
+ *
+ * @param tag What it is; `p.note` gives it a class.
+ * @param children Elements and text.
+ */
+export function element(tag: string, ...children: readonly (Node | string)[]): HTMLElement {
+  const [name, className] = tag.split(".");
+  const made = document.createElement(name);
+  if (className) made.className = className;
+  made.append(...children);
+  return made;
+}
+
+/** A chart with its title above and what one sees below. */
+export function figure(title: string, chart: Element, caption: string): HTMLElement {
+  const label = chart instanceof SVGElement ? chart : chart.querySelector("svg, canvas") ?? chart;
+  label.setAttribute("role", "img");
+  label.setAttribute("aria-label", `${title}. ${caption}`);
+  return element("figure", element("h3", title), chart, element("figcaption", caption));
+}
+
+/** `12.4%`; a dash for what was not measured. */
+export function percent(fraction: number | undefined): string {
+  return fraction === undefined ? "–" : `${(100 * fraction).toFixed(1)}%`;
+}

@@ -50,6 +50,8 @@ export type {
   ShapeOptions,
   SparseAttentionOptions,
 } from "./src/attention/attention.ts";
+export { DEFAULT_GUARD } from "./src/attention/guard.ts";
+export type { Guard, GuardOption } from "./src/attention/guard.ts";
 export { DEFAULT_PATTERN } from "./src/attention/patterns.ts";
 export type {
   AShapePattern,
@@ -59,7 +61,7 @@ export type {
   VerticalSlashPattern,
 } from "./src/attention/patterns.ts";
 export type { Band, HeadList } from "./src/attention/work_list.ts";
-export type { HeadStats } from "./src/attention/stats.ts";
+export type { HeadStats, Retained } from "./src/attention/stats.ts";
 export { loadModel, Model } from "./src/model/model.ts";
 export type { LoadOptions, SessionOptions } from "./src/model/model.ts";
 export type { PatternChoice } from "./src/model/pattern_choice.ts";

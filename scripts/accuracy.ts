@@ -44,11 +44,13 @@ interface Score {
   contexts: number;
 }
 
-async function ask(model: Model, task: RetrievalTask, patterns: PatternChoice): Promise<Score> {
-  await using session = await model.createSession({ patterns });
+async function ask(model: Model, task: RetrievalTask, method: string): Promise<Score> {
+  await using session = await model.createSession({ patterns: METHODS[method] });
+  // Fixed patterns are compared as they are; the searched file as it is used.
+  const guard = method === "searched";
   // The question ends the prompt, as in real use: the estimate reads its tokens. Later questions reuse the context.
   const [first, ...rest] = task.questions;
-  const { density, ms } = await session.prefill(task.context + first.prompt);
+  const { density, ms } = await session.prefill(task.context + first.prompt, { guard });
   const context = model.tokenizer.encode(task.context).length;
   const maxTokens = (answer: string): number =>
     model.tokenizer.encode(answer, { addSpecialTokens: false }).length + 3;
@@ -56,7 +58,10 @@ async function ask(model: Model, task: RetrievalTask, patterns: PatternChoice): 
   let correct = isCorrect(first, await reply.text) ? 1 : 0;
   for (const question of rest) {
     session.truncate(Math.min(context, session.length));
-    const completion = session.generate(question.prompt, { maxTokens: maxTokens(question.answer) });
+    const completion = session.generate(question.prompt, {
+      guard,
+      maxTokens: maxTokens(question.answer),
+    });
     if (isCorrect(question, await completion.text)) correct++;
   }
   return { correct, asked: task.questions.length, density, ms, contexts: 1 };
@@ -75,7 +80,7 @@ for (const kind of TASK_KINDS) {
     const options = { kind, haystack, seed, needles, questions };
     const task = makeTaskOfTokens(options, Number(values.tokens), count);
     for (const method of wanted) {
-      const score = await ask(model, task, METHODS[method]);
+      const score = await ask(model, task, method);
       const sum = (scores[method] ??= {})[kind] ??= {
         ...{ correct: 0, asked: 0, density: 0, ms: 0, contexts: 0 },
       };

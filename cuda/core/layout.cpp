@@ -52,9 +52,10 @@ std::string field(const char* name, size_t offset) {
 #define E20(a, ...) FIELD(a) E19(__VA_ARGS__)
 #define E21(a, ...) FIELD(a) E20(__VA_ARGS__)
 #define E22(a, ...) FIELD(a) E21(__VA_ARGS__)
-#define PICK(_1, _2, _3, _4, _5, _6, _7, _8, _9, _10, _11, _12, _13, _14, _15, _16, _17, _18, _19, _20, _21, _22, n, ...) n
+#define E23(a, ...) FIELD(a) E22(__VA_ARGS__)
+#define PICK(_1, _2, _3, _4, _5, _6, _7, _8, _9, _10, _11, _12, _13, _14, _15, _16, _17, _18, _19, _20, _21, _22, _23, n, ...) n
 #define EACH(...)                                                                                                    \
-  PICK(__VA_ARGS__, E22, E21, E20, E19, E18, E17, E16, E15, E14, E13, E12, E11, E10, E9, E8, E7, E6, E5, E4, E3, E2, E1) \
+  PICK(__VA_ARGS__, E23, E22, E21, E20, E19, E18, E17, E16, E15, E14, E13, E12, E11, E10, E9, E8, E7, E6, E5, E4, E3, E2, E1) \
   (__VA_ARGS__)
 #define STRUCT(type, ...)                                                            \
   {                                                                                  \
@@ -97,9 +98,11 @@ std::string describe() {
   STRUCT(mi_estimate_params, header, q, k, vertical, slash, lse, workspace, workspace_bytes, q_heads, kv_heads, head_dim,
          q_len, kv_len, last_q, scale, reserved)
   STRUCT(mi_pattern, kind, selection, vertical, slash, mass, sink, local, top_k, flags, reserved)
-  STRUCT(mi_head_stats, kind, bands, columns, density, retained_mean, retained_min, tiles, causal_tiles, reserved)
+  STRUCT(mi_head_stats, kind, bands, columns, density, retained_mean, retained_min, tiles, causal_tiles, guarded,
+         unguarded_mean, unguarded_min, reserved)
   STRUCT(mi_index_params, header, q, k, vertical, slash, lse, list, stats, workspace, list_bytes, workspace_bytes, q_heads,
-         kv_heads, head_dim, q_len, kv_len, last_q, scale, dense_above, measure_mass, reserved)
+         kv_heads, head_dim, q_len, kv_len, last_q, scale, dense_above, measure_mass, guard_mean, guard_min,
+         reserved)
   text.back() = '}';
   return text + "}";
 }

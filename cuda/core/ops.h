@@ -115,6 +115,7 @@ struct IndexArgs {
   int32_t q_heads, kv_heads, head_dim, q_len, kv_len, last_q;
   float scale, dense_above;
   int32_t measure_mass;
+  float guard_mean, guard_min;
   const mi_pattern* patterns;  // [q_heads], host memory
 };
 

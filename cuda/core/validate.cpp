@@ -298,6 +298,8 @@ IndexArgs check(Checker& c, const mi_index_params& p, Operation& operation) {
       sums_needed |= patterns[h].kind == MI_VERTICAL_SLASH;
     }
   }
+  for (const float least : {p.guard_mean, p.guard_min})
+    c.require(least >= 0 && least <= 1, MI_INVALID_ARGUMENT, "a guard must be in [0, 1], got %g", least);
   if (c.status() != MI_OK) return {};
   const uint64_t list = list_bytes(operation.patterns.data(), p.q_heads, p.q_len, p.kv_len);
   const uint64_t sums = uint64_t(p.q_heads) * uint64_t(p.kv_len) * 4;
@@ -310,7 +312,7 @@ IndexArgs check(Checker& c, const mi_index_params& p, Operation& operation) {
           c.ref<mi_head_stats>("stats", p.stats, uint64_t(p.q_heads) * sizeof(mi_head_stats), true),
           c.ref("workspace", p.workspace, p.workspace_bytes, p.workspace_bytes == 0), list, p.workspace_bytes, p.q_heads,
           p.kv_heads, p.head_dim, p.q_len, p.kv_len, p.last_q, p.scale, p.dense_above, p.measure_mass,
-          operation.patterns.data()};
+          p.guard_mean, p.guard_min, operation.patterns.data()};
 }
 
 template <class P>

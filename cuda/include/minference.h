@@ -19,7 +19,7 @@ extern "C" {
 #endif
 
 #define MI_API __attribute__((visibility("default")))
-#define MI_ABI_VERSION 1u
+#define MI_ABI_VERSION 2u
 #define MI_BLOCK 64  // rows of a query block and keys of a key tile, on every backend
 
 typedef enum mi_status {
@@ -290,8 +290,8 @@ typedef struct mi_pattern {  // one query head, 40 bytes
   int32_t reserved;
 } mi_pattern;
 
-typedef struct mi_head_stats {  // 48 bytes, written per query head by MI_OP_INDEX
-  uint32_t kind;                // mi_pattern_kind after the automatic choice
+typedef struct mi_head_stats {  // 56 bytes, written per query head by MI_OP_INDEX
+  uint32_t kind;                // mi_pattern_kind after the automatic choice and the guard
   uint32_t bands;               // merged bands in the list
   uint32_t columns;             // single columns in the list
   float density;                // tiles / causal_tiles
@@ -299,7 +299,10 @@ typedef struct mi_head_stats {  // 48 bytes, written per query head by MI_OP_IND
   float retained_min;           // and the worst row
   uint64_t tiles;               // 64 x 64 tiles the attention computes
   uint64_t causal_tiles;        // 64 x 64 tiles of dense causal attention
-  uint64_t reserved;
+  uint32_t guarded;             // 1: the guard made this head dense
+  float unguarded_mean;         // then: retained_mean and retained_min of the list it had
+  float unguarded_min;
+  uint32_t reserved;
 } mi_head_stats;
 
 // Selects columns, bands and blocks for every head and writes the work list (work_list.h).
@@ -319,6 +322,9 @@ typedef struct mi_index_params {
   float scale;
   float dense_above;     // a head whose density exceeds this becomes dense; >= 1 keeps the list
   int32_t measure_mass;  // 1: fill retained_mean and retained_min (one more pass over the probe rows)
+  // Guard, decided where the list is built: a head becomes dense whose list has a retained_mean under guard_mean
+  // or a retained_min under guard_min. In [0, 1], 0 = off. A guard measures the mass.
+  float guard_mean, guard_min;
   int32_t reserved;
   // followed by mi_pattern[q_heads]
 } mi_index_params;

@@ -165,6 +165,8 @@ __device__ void finish_head(const IndexKernelArgs& a, int head) {
   out.retained_mean = out.retained_min = list.kind == MI_DENSE ? 1.0f : __int_as_float(0x7fc00000);
   out.tiles = tiles;
   out.causal_tiles = uint64_t(causal);
+  out.guarded = 0;
+  out.unguarded_mean = out.unguarded_min = 0;
   out.reserved = 0;
 }
 

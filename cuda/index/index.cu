@@ -78,7 +78,8 @@ struct Plan {
     k.list_bytes = a.list_bytes;
     k.stats = a.stats;
     k.dense_above = a.dense_above;
-    k.measure_mass = a.measure_mass && a.stats;
+    k.guard = {a.guard_mean, a.guard_min};
+    k.measure_mass = (a.measure_mass && a.stats) || k.guard.active();
     plan_heads(a);
     carve(launch, a);
   }
@@ -114,7 +115,7 @@ struct Plan {
     }
     workspace.take(k.tiles, heads);
     workspace.take(k.tickets, 2 * heads);
-    if (a.measure_mass || by_mass) {
+    if (a.measure_mass || k.guard.active() || by_mass) {
       k.visible_words = int32_t(round_up(ceil_div(a.kv_len, 32), 2));
       workspace.take(k.visible, heads * 2 * uint64_t(k.visible_words));
       workspace.take(k.retained, heads * uint64_t(k.probe.parts()) * kProbes);
@@ -131,6 +132,7 @@ struct Plan {
   }
 };
 
+// For a pass over a list that is not complete yet: no statistics, no guard.
 IndexKernelArgs without_stats(IndexKernelArgs k) {
   k.measure_mass = 0;
   return k;

@@ -4,6 +4,7 @@
 
 #include "block_sparse.h"
 #include "coverage.h"
+#include "guard.h"
 #include "retained.h"
 #include "row_floor.h"
 #include "select.h"
@@ -14,7 +15,9 @@ namespace {
 
 constexpr int64_t kBlocksPerItem = 64;  // row blocks of a work item
 
+Guard guard_of(const IndexArgs& a) { return {a.guard_mean, a.guard_min}; }
 bool selects_by_mass(const mi_pattern& p) { return p.kind == MI_VERTICAL_SLASH && p.mass > 0; }
+bool measures(const IndexArgs& a) { return (a.measure_mass && a.stats) || guard_of(a).active(); }
 bool is_pooled(const mi_pattern& p) { return p.kind == MI_BLOCK_SPARSE && !(p.flags & MI_ANTIDIAGONAL); }
 template <class Test>
 bool any(const IndexArgs& a, const Test& test) {
@@ -42,11 +45,12 @@ struct Workspace {
     };
     const bool vertical_slash = any(a, [](const mi_pattern& p) { return p.kind == MI_VERTICAL_SLASH; });
     const uint64_t heads = uint64_t(a.q_heads);
-    if (a.measure_mass) {
+    const bool measured = a.measure_mass || guard_of(a).active();
+    if (measured) {
       take(lse, heads * MI_BLOCK, sizeof(float));
       take(lse_partials, probe_lse_workspace(probe), 1);
     }
-    if (a.measure_mass || any(a, selects_by_mass)) take(row_mass, heads * MI_BLOCK, sizeof(float));
+    if (measured || any(a, selects_by_mass)) take(row_mass, heads * MI_BLOCK, sizeof(float));
     if (any(a, selects_by_mass)) take(key_mass, heads * a.kv_len, sizeof(float));
     if (vertical_slash) {
       rank_bytes = round_up(int64_t(ColumnRanks::bytes(a.kv_len)), 64);
@@ -100,7 +104,7 @@ class IndexBuilder {
     if (by_mass) raise_poor_rows();
     if (pool_.cancelled()) return;
     for (int32_t head = 0; head < a_.q_heads; head++) finish_head(head);
-    if (a_.measure_mass && a_.stats) measure();
+    if (measures(a_)) measure();
   }
 
  private:
@@ -229,7 +233,7 @@ class IndexBuilder {
     ranks(head).fill(columns, list.column_count, a_.kv_len);
   }
 
-  // Retained mass of every head into the statistics.
+  // Retained mass of every list, into the statistics; the guard takes those that keep too little.
   void measure() {
     const float* lse = a_.lse;
     if (!lse) {
@@ -244,8 +248,11 @@ class IndexBuilder {
       double sum = 0;
       for (int r = 0; r < probe_.rows; r++) sum += mass[r];
       // Rounding may pass 1; NaN stays.
-      a_.stats[head].retained_mean = std::min(float(sum / probe_.rows), 1.0f);
-      a_.stats[head].retained_min = std::min(*std::min_element(mass, mass + probe_.rows), 1.0f);
+      const float mean = std::min(float(sum / probe_.rows), 1.0f);
+      const float least = std::min(*std::min_element(mass, mass + probe_.rows), 1.0f);
+      mi_head_stats* const stats = a_.stats ? a_.stats + head : nullptr;
+      if (stats) stats->retained_mean = mean, stats->retained_min = least;
+      if (!guard_of(a_).passes(mean, least)) give_up_list(list_head(head), stats);
     });
   }
 

@@ -1,6 +1,7 @@
 // What the index kernels share: one head's plan, the workspace, and geometry of the row blocks.
 #pragma once
 #include "../core/cuda_ops.h"
+#include "guard.h"
 #include "probe.cuh"
 #include "work_list.h"
 
@@ -38,7 +39,8 @@ struct IndexKernelArgs {
   uint64_t list_bytes;
   mi_head_stats* stats;  // may be null
   float dense_above;
-  int32_t measure_mass;
+  int32_t measure_mass;  // after the list is complete
+  Guard guard;
 
   // Workspace. Of vertical-slash heads, by slot:
   int32_t* ids;              // [ids_stride], chosen distances or tiles, ascending

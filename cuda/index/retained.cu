@@ -1,5 +1,5 @@
-// Retained mass: the probability, on the probe rows, of the cells that each head's list keeps. One more pass
-// over the keys that lists keep; tiles without any are skipped.
+// Retained mass: the probability, on the probe rows, of the cells that each head's list keeps, and the guard
+// (guard.h). One more pass over the keys that lists keep; tiles without any are skipped.
 #include "visibility.cuh"
 
 namespace mi::cuda {
@@ -15,7 +15,17 @@ __device__ float probe_lse(const IndexKernelArgs& a, int head, int i, float comb
   return a.lse ? a.lse[head * a.probe.probes + i] * (1 / kLn2) : combined;
 }
 
-// Mass of each probe row, its parts added in order; mean and least of them. Rounding may pass 1; NaN stays.
+// Statistics of a complete list, and the guard. Rounding may pass 1; NaN stays. Every block that reads the
+// head's entry is done.
+__device__ void judge(const IndexKernelArgs& a, int head, float mean, float least) {
+  mean = mean > 1 ? 1.0f : mean;
+  least = least > 1 ? 1.0f : least;
+  mi_head_stats* stats = a.stats ? a.stats + head : nullptr;
+  if (stats) stats->retained_mean = mean, stats->retained_min = least;
+  if (!a.guard.passes(mean, least)) give_up_list(a.list_head(head), stats);
+}
+
+// Mass of each probe row, its parts added in order; mean and least of them.
 __device__ void write_rows(const IndexKernelArgs& a, int head) {
   const int lane = threadIdx.x % 32, probes = a.probe.probes;
   float sum = 0, least = INFINITY;
@@ -33,11 +43,7 @@ __device__ void write_rows(const IndexKernelArgs& a, int head) {
     const float other = __shfl_xor_sync(0xffffffffu, least, o);
     least = isnan(other) ? other : isnan(least) || least < other ? least : other;
   }
-  const float mean = sum / float(probes);
-  if (lane == 0 && a.measure_mass) {
-    a.stats[head].retained_mean = mean > 1 ? 1.0f : mean;
-    a.stats[head].retained_min = least > 1 ? 1.0f : least;
-  }
+  if (lane == 0 && a.measure_mass) judge(a, head, sum / float(probes), least);
 }
 
 template <class T>

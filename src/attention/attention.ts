@@ -9,6 +9,7 @@ import type { Tensor } from "../device/tensor.ts";
 import { MInferenceError } from "../native/errors.ts";
 import type { View } from "../native/structs.ts";
 import { chooseDense, DENSE_ABOVE } from "./cost.ts";
+import { type GuardOption, resolveGuard } from "./guard.ts";
 import { type HeadPattern, resolvePattern } from "./patterns.ts";
 import {
   enqueueAttention,
@@ -44,6 +45,8 @@ export interface BuildIndexOptions extends ShapeOptions {
   automatic?: boolean;
   /** Measure retained attention mass on the probe rows. Default true. */
   measureMass?: boolean;
+  /** What a head's list must keep of the probe rows' attention, else it is computed densely. Default nothing. */
+  guard?: GuardOption;
 }
 
 /** Options of {@linkcode sparseAttention}. */
@@ -62,6 +65,8 @@ export interface AttentionOptions extends SparseAttentionOptions {
   lastQ?: number;
   /** Compute a head densely where sparse would not pay. Default true. */
   automatic?: boolean;
+  /** What a head's list must keep of the probe rows' attention, else it is computed densely. Default nothing. */
+  guard?: GuardOption;
 }
 
 /** Result of {@linkcode attention} and {@linkcode sparseAttention}. */
@@ -265,7 +270,7 @@ export async function readIndex(index: SparseIndex, batch = 0): Promise<HeadList
  * @param q [B, Hq, Nq, D].
  * @param k [B, Hkv, Nk, D].
  * @param pattern A pattern for all query heads or one per head.
- * @param options Scale, lengths, probe rows, automatic choice.
+ * @param options Scale, lengths, probe rows, automatic choice, guard.
  * @throws {MInferenceError} `INVALID_ARGUMENT` naming the head, `SHAPE`, `OUT_OF_MEMORY`.
  */
 export async function buildIndex(
@@ -278,6 +283,7 @@ export async function buildIndex(
   const { device } = batch;
   const heads = q.shape[1];
   const patterns = patternsOf(pattern, heads);
+  const guard = resolveGuard(options.guard ?? false);
   return await device.exclusive(async () => {
     using owned = new DisposableStack();
     using shared = new Scratch(device);
@@ -300,6 +306,7 @@ export async function buildIndex(
           lastQ: options.lastQ,
           measureMass: options.measureMass ?? true,
           denseAbove: options.automatic ? DENSE_ABOVE[device.kind] : 1,
+          guard,
           stats: stats.ref(b * statsBytes(heads)),
           keep,
         },

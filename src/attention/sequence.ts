@@ -8,6 +8,7 @@ import type { Device } from "../device/device.ts";
 import { ABSENT, type Scratch } from "../device/scratch.ts";
 import * as params from "../native/params.ts";
 import type { Ref, View } from "../native/structs.ts";
+import type { Guard } from "./guard.ts";
 import type { HeadPattern } from "./patterns.ts";
 
 /** Shape of one sequence's attention. Query row r stands at position `kvLen - qLen + r`. */
@@ -34,6 +35,8 @@ export interface IndexOptions {
   denseAbove?: number;
   /** Measure the attention mass the list retains on the probe rows. Default false. */
   measureMass?: boolean;
+  /** What a head's list must keep, else it is computed dense. Default nothing. */
+  guard?: Guard;
   /** Receives `mi_head_stats` of every query head. */
   stats?: Ref;
   /** Holds the list; default the scratch of the other buffers, where the next index overwrites it. */
@@ -172,6 +175,8 @@ export function enqueueIndex(
       last_q: lastQ,
       dense_above: options.denseAbove ?? 1,
       measure_mass: options.measureMass ? 1 : 0,
+      guard_mean: options.guard?.retained ?? 0,
+      guard_min: options.guard?.retainedMin ?? 0,
     }, patterns.length * params.pattern.size);
     encodePatterns(encoded, patterns);
     return encoded;

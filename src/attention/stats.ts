@@ -7,7 +7,7 @@ import { headStats, PATTERN_KIND } from "../native/params.ts";
 
 /** One query head's work, as computed. */
 export interface HeadStats {
-  /** Pattern after the automatic choice: a head that would not pay is `dense`. */
+  /** Pattern after the automatic choice and the guard: a head that would not pay, or keeps too little, is `dense`. */
   readonly kind: "dense" | "a_shape" | "vertical_slash" | "block_sparse";
   /** 64 x 64 tiles computed over those of dense causal attention. */
   readonly density: number;
@@ -23,6 +23,16 @@ export interface HeadStats {
   readonly tiles: number;
   /** Tiles of dense causal attention. */
   readonly causalTiles: number;
+  /** Where the guard made the head dense: what the list kept that it had. */
+  readonly guarded?: Retained;
+}
+
+/** Attention mass that a list keeps on the probe rows. */
+export interface Retained {
+  /** Mean over the rows. */
+  readonly mean: number;
+  /** The row that keeps least. */
+  readonly min: number;
 }
 
 const KINDS = Object.keys(PATTERN_KIND) as (keyof typeof PATTERN_KIND)[];
@@ -47,6 +57,12 @@ export function decodeStats(bytes: Uint8Array<ArrayBuffer>): HeadStats[] {
       columns: view.getUint32(at + offsets.columns, true),
       tiles: Number(view.getBigUint64(at + offsets.tiles, true)),
       causalTiles: Number(view.getBigUint64(at + offsets.causal_tiles, true)),
+      ...(view.getUint32(at + offsets.guarded, true) !== 0 && {
+        guarded: {
+          mean: view.getFloat32(at + offsets.unguarded_mean, true),
+          min: view.getFloat32(at + offsets.unguarded_min, true),
+        },
+      }),
     };
   });
 }

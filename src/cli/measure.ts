@@ -3,6 +3,7 @@
  *
  * @module
  */
+import type { GuardOption } from "../attention/guard.ts";
 import type { HeadStats } from "../attention/stats.ts";
 import type { CallOptions } from "../device/device.ts";
 import type { OnProgress } from "../model/progress.ts";
@@ -32,6 +33,8 @@ export interface Measured {
   readonly tokensPerSecond: number;
   /** Attention tiles computed over those of dense attention. */
   readonly density: number;
+  /** Heads that the guard made dense. */
+  readonly guarded: number;
   /** Per layer and query head; a layer that ran densely has none. */
   readonly heads: readonly (readonly HeadStats[])[];
   /** Where the time went; needs a device opened with `profile`. */
@@ -46,6 +49,8 @@ export interface MeasureOptions extends CallOptions {
   readonly maxTokens: number;
   /** Texts that end the answer. */
   readonly stop?: readonly string[];
+  /** What a head's list must keep. Default as {@linkcode Session.prefill}. */
+  readonly guard?: GuardOption;
   /** Prefill progress. */
   readonly onProgress?: OnProgress;
 }
@@ -69,10 +74,10 @@ export async function measurePrompt(
   prompt: Uint32Array,
   options: MeasureOptions,
 ): Promise<Measured> {
-  const { maxTokens, stop, signal, onProgress } = options;
+  const { maxTokens, stop, guard, signal, onProgress } = options;
   onProgress?.({ stage: "prefill", done: 0, total: prompt.length, elapsedMs: 0 });
   const started = performance.now();
-  const prefill = await session.prefill(prompt, { signal, onProgress });
+  const prefill = await session.prefill(prompt, { guard, signal, onProgress });
   let ttftMs: number | undefined;
   let answer = "";
   for await (const { text } of session.generate(undefined, { maxTokens, stop, signal })) {
@@ -86,6 +91,7 @@ export async function measurePrompt(
     prefillMs: prefill.ms,
     tokensPerSecond: prefill.tokens / prefill.ms * 1000,
     density: prefill.density,
+    guarded: prefill.guarded,
     heads: prefill.heads,
     split: timeSplit(prefill),
     answer,

@@ -3,11 +3,13 @@
  *
  * @module
  */
+import type { GuardOption } from "../attention/guard.ts";
 import type { PatternChoice } from "../model/pattern_choice.ts";
 import { type Options, toChoice, toNumber } from "./args.ts";
 import { type Command, defineCommand } from "./command.ts";
 import { densityByGroup, densityTable, type LayerDensity } from "./density.ts";
 import { bytes, count, duration, percent, rate, table, times } from "./format.ts";
+import { GUARD_OPTIONS, guardNote, guardOf } from "./guard.ts";
 import { type Measured, measurePrompt } from "./measure.ts";
 import { MODEL_OPTIONS, modelSettings, type Opened, openModel } from "./model_options.ts";
 import { ProgressBar } from "./progress.ts";
@@ -17,6 +19,7 @@ const OPTIONS = {
   ...PROMPT_OPTIONS,
   compare: { type: "string", value: "dense", help: "measure dense attention in the same run" },
   "max-tokens": { type: "string", value: "N", help: "tokens of the answer (default 16)" },
+  ...GUARD_OPTIONS,
   ...MODEL_OPTIONS,
 } as const satisfies Options;
 
@@ -46,7 +49,7 @@ async function measureVariant(
   name: string,
   patterns: PatternChoice,
   prompt: Uint32Array,
-  options: { maxTokens: number; signal: AbortSignal },
+  options: { maxTokens: number; guard: GuardOption; signal: AbortSignal },
 ): Promise<Variant> {
   await using session = await model.createSession({ patterns });
   using bar = new ProgressBar(name);
@@ -76,6 +79,7 @@ function reportText(report: Report): string {
     "",
     figures,
     ...variants.map((v) => `${v.name} answers ${JSON.stringify(v.answer)}`),
+    ...variants.filter((v) => v.guarded > 0).map((v) => `${v.name}: ${guardNote(v.guarded)}`),
     "",
   ];
   if (report.speedup !== undefined) {
@@ -100,6 +104,7 @@ Example: minference prefill needle-27m -f book.txt -p "Question?" --compare dens
   async run({ values, positionals, output, signal }): Promise<void> {
     const settings = modelSettings(values);
     const maxTokens = toNumber("max-tokens", values["max-tokens"] ?? "16", { least: 1 });
+    const guard = guardOf(values);
     const compare = toChoice("compare", values.compare, ["dense"]);
     const text = await readPrompt(values);
     await using opened = await openModel(positionals[0], settings, { profile: true, signal });
@@ -108,7 +113,7 @@ Example: minference prefill needle-27m -f book.txt -p "Question?" --compare dens
     const prompt = await model.tokenizer.encodeAsync(text, { signal });
     const tokenizeMs = performance.now() - started;
 
-    const options = { maxTokens, signal };
+    const options = { maxTokens, guard, signal };
     const name = values.patterns ?? "auto";
     const first = await measureVariant(opened, name, settings.patterns, prompt, options);
     const { peak, ...info } = device.info();

@@ -3,12 +3,14 @@
  *
  * @module
  */
+import type { GuardOption } from "../attention/guard.ts";
 import { encodeChat } from "../model/chat.ts";
 import type { Model } from "../model/model.ts";
 import type { Session } from "../model/session.ts";
 import { type Options, toNumber, type Values } from "./args.ts";
 import { type Command, defineCommand, EXIT } from "./command.ts";
 import { count, duration, percent, rate } from "./format.ts";
+import { GUARD_OPTIONS, guardNote, guardOf } from "./guard.ts";
 import { MODEL_OPTIONS, modelSettings, openModel } from "./model_options.ts";
 import { ProgressBar } from "./progress.ts";
 import { PROMPT_OPTIONS, readPrompt } from "./prompt.ts";
@@ -22,6 +24,7 @@ const OPTIONS = {
   "top-p": { type: "string", value: "P", help: "draw from the likeliest tokens up to P" },
   "min-p": { type: "string", value: "P", help: "drop tokens below P of the likeliest" },
   seed: { type: "string", value: "N", help: "equal seeds draw equal answers (default: random)" },
+  ...GUARD_OPTIONS,
   ...MODEL_OPTIONS,
 } as const satisfies Options;
 
@@ -52,16 +55,18 @@ async function prefill(
   model: Model,
   session: Session,
   prompt: string,
-  options: { chat: boolean; signal: AbortSignal },
-): Promise<{ density: number; tokensPerSecond: number }> {
+  options: { chat: boolean; guard: GuardOption; signal: AbortSignal },
+): Promise<{ density: number; guarded: number; tokensPerSecond: number }> {
   using bar = new ProgressBar();
-  const { signal } = options;
+  const { guard, signal } = options;
   const input = options.chat
     ? encodeChat(model.checkpoint, model.tokenizer, [{ role: "user", content: prompt }])
     : prompt;
   const { onProgress } = bar;
-  const { density, tokens, ms } = await session.prefill(input, { signal, onProgress });
-  return { density, tokensPerSecond: tokens / ms * 1000 };
+  const { density, guarded, tokens, ms } = await session.prefill(input, {
+    ...{ guard, signal, onProgress },
+  });
+  return { density, guarded, tokensPerSecond: tokens / ms * 1000 };
 }
 
 /** The command. */
@@ -78,6 +83,7 @@ Example: minference run needle-27m -f book.txt -p "What is the pass key? The pas
   async run({ values, positionals, output, signal }): Promise<number> {
     const settings = modelSettings(values);
     const sampling = samplingOf(values);
+    const guard = guardOf(values);
     const prompt = await readPrompt(values);
     await using opened = await openModel(positionals[0], settings, { signal });
     const { model } = opened;
@@ -85,7 +91,9 @@ Example: minference run needle-27m -f book.txt -p "What is the pass key? The pas
 
     const started = performance.now();
     const chat = values.chat ?? false;
-    const { density, tokensPerSecond } = await prefill(model, session, prompt, { chat, signal });
+    const { density, guarded, tokensPerSecond } = await prefill(model, session, prompt, {
+      ...{ chat, guard, signal },
+    });
     const generation = session.generate(undefined, { ...sampling, signal });
     let ttftMs: number | undefined;
     for await (const { text } of generation) {
@@ -104,11 +112,13 @@ Example: minference run needle-27m -f book.txt -p "What is the pass key? The pas
       prefillTokensPerSecond: tokensPerSecond,
       decodeTokensPerSecond: stats.decodeTps,
       density,
+      guarded,
     };
     if (output.json) output.result(result, () => "");
     output.note([
       `${count(result.promptTokens)} prompt tokens, first token after ${duration(result.ttftMs)}`,
       `prefill ${rate(tokensPerSecond)} at ${percent(density)} of dense attention`,
+      ...(guarded > 0 ? [guardNote(guarded)] : []),
       `${count(result.completionTokens)} tokens at ${rate(stats.decodeTps)}`,
     ].join("; "));
     return stats.finishReason === "abort" ? EXIT.interrupted : EXIT.ok;

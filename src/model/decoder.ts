@@ -4,6 +4,7 @@
  * @module
  */
 import { chooseDense, DENSE_ABOVE } from "../attention/cost.ts";
+import type { Guard } from "../attention/guard.ts";
 import { type HeadPattern, resolvePattern } from "../attention/patterns.ts";
 import {
   enqueueAttention,
@@ -34,6 +35,8 @@ export interface SparseOptions {
   readonly stats?: Tensor;
   /** Measure retained mass on the probe rows. */
   readonly measureMass?: boolean;
+  /** What a head's list must keep, else it is computed densely. Default nothing. */
+  readonly guard?: Guard;
   /** Probe rows. Default 64. */
   readonly lastQ?: number;
   /** Compute a head densely where its list would not pay. Default true. */
@@ -264,6 +267,7 @@ export class Decoder implements Disposable {
     return enqueueIndex(this.device, this.#scratch, shape, q, k, patterns, {
       lastQ: sparse.lastQ,
       measureMass: sparse.measureMass,
+      guard: sparse.guard,
       denseAbove: automatic ? DENSE_ABOVE[kind] : 1,
       stats: sparse.stats?.ref(layer * statsBytes(shape.qHeads)),
     });

@@ -3,6 +3,7 @@
  *
  * @module
  */
+import type { GuardOption } from "../attention/guard.ts";
 import type { CallOptions } from "../device/device.ts";
 import { MInferenceError } from "../native/errors.ts";
 import type { OnProgress } from "./progress.ts";
@@ -31,6 +32,8 @@ export interface GenerateOptions extends SamplingOptions, CallOptions {
   stop?: readonly string[];
   /** Go on past end-of-text tokens. Default false. */
   ignoreEos?: boolean;
+  /** Guard of the prefill; see {@linkcode PrefillOptions.guard}. Default true. */
+  guard?: GuardOption;
   /** Prefill progress. */
   onProgress?: OnProgress;
 }

@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { type GuardOption, resolveGuard } from "../attention/guard.ts";
 import type { HeadPattern } from "../attention/patterns.ts";
 import { decodeStats, type HeadStats, statsBytes } from "../attention/stats.ts";
 import type { CallOptions } from "../device/device.ts";
@@ -33,6 +34,11 @@ export interface PrefillOptions extends CallOptions {
   parseSpecial?: boolean;
   /** Measure retained attention mass per head. Default false. */
   measureMass?: boolean;
+  /**
+   * What a head's list must keep of the attention of the prompt's last 64 tokens; a head that keeps less is
+   * computed densely for this prompt. Default true: {@linkcode DEFAULT_GUARD}.
+   */
+  guard?: GuardOption;
   /** Receives progress of tokenization and prefill. */
   onProgress?: OnProgress;
 }
@@ -47,6 +53,8 @@ export interface PrefillResult {
   readonly ms: number;
   /** Mean fraction of attention tiles computed, over all layers and heads that run over the whole prompt. */
   readonly density: number;
+  /** Heads that the guard made dense, of all layers. */
+  readonly guarded: number;
   /** Per layer and query head; a layer that ran densely has none. */
   readonly heads: readonly (readonly HeadStats[])[];
   /** Milliseconds per operation, if the device was opened with `profile`. */
@@ -182,6 +190,7 @@ export class Session implements AsyncDisposable {
     const { decoder, patterns } = this.#parts;
     const { device, config } = decoder;
     const tokens = new Uint32Array(this.#tokens.slice(this.#computed));
+    const guard = resolveGuard(options.guard ?? true);
     const start = performance.now();
     this.#cache.reserve(this.length, this.#computed);
     const report = new Reporter("prefill", tokens.length, options.onProgress);
@@ -191,7 +200,7 @@ export class Session implements AsyncDisposable {
     device.timings(); // from here on
     await decoder.forward(tokens, this.#cache, this.#computed, this.#logits, {
       signal: options.signal,
-      sparse: patterns ? { patterns, stats, measureMass: options.measureMass } : undefined,
+      sparse: patterns ? { patterns, stats, measureMass: options.measureMass, guard } : undefined,
       onLayer: (done) => report.update(Math.floor(tokens.length * done / config.layers)),
     });
     const heads = Array.from(
@@ -204,6 +213,7 @@ export class Session implements AsyncDisposable {
       tokens: tokens.length,
       ms: performance.now() - start,
       density: meanDensity(perLayer.slice(0, -1), config.heads),
+      guarded: perLayer.flat().filter((head) => head.guarded).length,
       heads: perLayer,
       timings: device.timings(),
     };

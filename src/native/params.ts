@@ -6,7 +6,7 @@
 import { Struct } from "./structs.ts";
 
 /** `MI_ABI_VERSION`. */
-export const ABI_VERSION = 1;
+export const ABI_VERSION = 2;
 
 /** `MI_OP_COUNT`. */
 export const OP_COUNT = 12;
@@ -211,7 +211,10 @@ export const headStats = new Struct("mi_head_stats", {
   retained_min: "f32",
   tiles: "u64",
   causal_tiles: "u64",
-  reserved: "u64",
+  guarded: "u32",
+  unguarded_mean: "f32",
+  unguarded_min: "f32",
+  reserved: "u32",
 });
 
 /** `mi_index_params`; followed by one `mi_pattern` per query head. */
@@ -235,5 +238,7 @@ export const index = new Struct("mi_index_params", {
   scale: "f32",
   dense_above: "f32",
   measure_mass: "i32",
+  guard_mean: "f32",
+  guard_min: "f32",
   reserved: "i32",
 }, 11);

@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { toNumber, UsageError } from "../../src/cli/args.ts";
 import { densityByGroup, densityTable } from "../../src/cli/density.ts";
 import { bytes, duration, median, rate, table } from "../../src/cli/format.ts";
+import { guardOf } from "../../src/cli/guard.ts";
 import { ProgressBar, type ProgressTarget } from "../../src/cli/progress.ts";
 import type { HeadStats } from "../../src/attention/stats.ts";
 
@@ -89,4 +90,15 @@ Deno.test("elsewhere short work says nothing", () => {
     }
   }
   assert.equal(target.text, "");
+});
+
+Deno.test("guard options", () => {
+  assert.equal(guardOf({}), true);
+  assert.equal(guardOf({ "no-guard": true }), false);
+  assert.deepEqual(guardOf({ guard: "0.85" }), { retained: 0.85, retainedMin: 0 });
+  assert.deepEqual(guardOf({ guard: "0,.1" }), { retained: 0, retainedMin: 0.1 });
+  for (const guard of ["", "1.1", "-0.1", "0.5,2", "0.1,0.1,0.1", "half"]) {
+    assert.throws(() => guardOf({ guard }), UsageError, guard);
+  }
+  assert.throws(() => guardOf({ guard: "0.5", "no-guard": true }), UsageError);
 });

@@ -42,7 +42,7 @@ export function budgetRanges(tokens: number): readonly BudgetRange[] {
     },
     {
       method: "counts",
-      patterns: doublings(32, most).map((count) => {
+      patterns: doublings(128, most).map((count) => {
         return { kind: "vertical_slash", vertical: count, slash: count };
       }),
     },

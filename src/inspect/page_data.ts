@@ -24,6 +24,8 @@ export interface Thumbnail {
   readonly reason: string;
   /** Mean attention mass per cell of a query; logarithmic, see {@linkcode MASS_DECADES}. */
   readonly mass: ByteMap;
+  /** The part of {@linkcode Thumbnail.mass} that is not computed, on the same scale. */
+  readonly missed: ByteMap;
   /** Share of each cell's causal pairs that are computed; 255 is all of them. */
   readonly mask: ByteMap;
 }

@@ -12,7 +12,7 @@ import type { LayerOperands } from "../model/decoder.ts";
 import { engineOf, type Model } from "../model/model.ts";
 import { type OnProgress, Reporter } from "../model/progress.ts";
 import { firstMeasuredRow, LayerMeter, type Measurement } from "../search/measure.ts";
-import { BLOCK, blockMass, gridOf } from "./block_mass.ts";
+import { BLOCK, type BlockMass, blockMass, gridOf } from "./block_mass.ts";
 import { type BudgetRange, budgetRanges, SHARES } from "./budgets.ts";
 import { packMask, packMass } from "./byte_map.ts";
 import { chooseHeads, type ChosenHead } from "./choose_heads.ts";
@@ -39,27 +39,48 @@ interface LayerResult {
   readonly budgets: readonly (readonly HeadFigures[])[];
   /** [share][head]. */
   readonly oracle: readonly (readonly HeadFigures[])[];
-  /** [head]. */
+  /** [head]: dense attention. */
   readonly mass: readonly ByteMap[];
-  /** [head]. */
+  /** [head]: what the head's pattern leaves out. */
+  readonly missed: readonly ByteMap[];
+  /** [head]: what it computes. */
   readonly lists: readonly HeadList[];
 }
 
+/** A list of more tiles than dense attention has would never be walked: the head is computed densely. */
 function figuresOf({ density, recallMean }: Measurement): HeadFigures {
-  return { density, recall: recallMean };
+  return density < 1 ? { density, recall: recallMean } : { density: 1, recall: 1 };
 }
 
-/** The work list that the layer's own patterns give on this prompt. */
-async function readLists(
+/** What the layer's own patterns compute on this prompt. */
+interface Computed {
+  /** [head]: the cells. */
+  readonly lists: readonly HeadList[];
+  /** Attention mass left out, [heads][row block][key block], flat. */
+  readonly missed: Float32Array;
+}
+
+/** Differences below this fraction of a block's mass are the arithmetic's, not the mask's. */
+const ARITHMETIC = 0.01;
+
+async function compute(
   device: Device,
-  { q, k, shape }: LayerOperands,
+  operands: LayerOperands,
   patterns: readonly HeadPattern[],
-): Promise<HeadList[]> {
+  { mass, lse }: BlockMass,
+  options: CallOptions,
+): Promise<Computed> {
+  const { q, k, shape } = operands;
   using scratch = new Scratch(device);
   using keep = new Scratch(device);
   const list = enqueueIndex(device, scratch, shape, q, k, patterns.map(resolvePattern), { keep });
+  const kept = await blockMass(device, operands, { ...options, list, dense: lse });
+  const missed = mass.map((all, i) => {
+    const left = all - kept.mass[i];
+    return left > ARITHMETIC * all ? left : 0;
+  });
   const bytes = await keep.buffer("work list", 0).readBytes(0, list.bytes);
-  return decodeWorkList(bytes, shape);
+  return { lists: decodeWorkList(bytes, shape), missed };
 }
 
 async function measureLayer(
@@ -83,11 +104,14 @@ async function measureLayer(
     const at = distinct.findIndex(([key]) => key === JSON.stringify(pattern));
     return figuresOf(measured[head].at(at < 0 ? -1 : tried.length + at)!);
   });
-  const mass = await blockMass(device, operands, options);
+  const dense = await blockMass(device, operands, options);
+  const computed = await compute(device, operands, patterns, dense, options);
   const grid = gridOf(shape);
-  const heads = patterns.map((_, head) =>
-    mass.subarray(head * grid.rows * grid.keys, (head + 1) * grid.rows * grid.keys)
-  );
+  const perHead = (blocks: Float32Array): Float32Array[] =>
+    patterns.map((_, head) =>
+      blocks.subarray(head * grid.rows * grid.keys, (head + 1) * grid.rows * grid.keys)
+    );
+  const heads = perHead(dense.mass);
   const firstRow = Math.floor(firstMeasuredRow(shape.qLen) / BLOCK);
   return {
     shape,
@@ -95,7 +119,8 @@ async function measureLayer(
     budgets: tried.map((_, c) => measured.map((head) => figuresOf(head[c]))),
     oracle: SHARES.map((share) => heads.map((head) => oracle(head, grid, share, firstRow))),
     mass: heads.map((head) => packMass(head, grid)),
-    lists: await readLists(device, operands, patterns),
+    missed: perHead(computed.missed).map((head) => packMass(head, grid)),
+    lists: computed.lists,
   };
 }
 
@@ -167,9 +192,9 @@ export async function measureSample(
   const shares = SHARES.map((share) => `${100 * share}%`);
   curves.push(curve("oracle", shares, acrossLayers(layers, (layer) => layer.oracle)));
   const thumbnails = (options.heads ?? chooseHeads(patterns, own)).map((chosen) => {
-    const { shape, mass, lists } = layers[chosen.layer];
+    const { shape, mass, missed, lists } = layers[chosen.layer];
     const mask = packMask(coverage(lists[chosen.head], shape), gridOf(shape));
-    return { ...chosen, mass: mass[chosen.head], mask };
+    return { ...chosen, mass: mass[chosen.head], missed: missed[chosen.head], mask };
   });
   return { name, tokens: tokens.length, layers: own, curves, thumbnails };
 }

@@ -66,7 +66,9 @@ export function curveChart(sample: SampleReport, head: number | undefined, width
   const { curves, own } = points(sample, head);
   const place = { x: "density", y: "recall" } as const;
   const names = sample.curves.map(({ method }) => nameOf(method));
-  const lowest = Math.min(0.5, own.recall);
+  const least = Math.min(own.recall, ...curves.map(({ recall }) => recall));
+  // Steps of 5%. Below one half nothing is of use; there the other curves would be squeezed.
+  const lowest = Math.min(Math.max(0.5, Math.floor(20 * least) / 20), own.recall, 0.95);
   const shown = curves.filter(({ recall }) => recall >= lowest);
   return Plot.plot({
     width,
@@ -74,8 +76,9 @@ export function curveChart(sample: SampleReport, head: number | undefined, width
     marginLeft: 56,
     marginRight: 24,
     marginTop: 24,
-    marginBottom: 44,
+    marginBottom: 50,
     grid: true,
+    style: { fontSize: "12px" },
     x: { type: "log", label: "density: tiles computed", tickFormat: "~%", labelAnchor: "center" },
     y: { label: "recall: mass kept", tickFormat: "~%", domain: [lowest, 1] },
     color: {
@@ -84,19 +87,23 @@ export function curveChart(sample: SampleReport, head: number | undefined, width
       range: sample.curves.map(({ method }) => METHOD_COLORS[method]),
     },
     marks: [
-      Plot.line(shown, {
-        ...place,
-        stroke: "method",
-        strokeWidth: 2,
-        strokeDasharray: "0",
-        sort: "density",
-      }),
-      Plot.dot(shown, { ...place, fill: "method", r: 3 }),
+      // Curves may coincide: one of the block scores is dashed so that both are seen.
+      ...[false, true].map((dashed) =>
+        Plot.line(shown.filter(({ method }) => (method === METHOD_NAMES.antidiagonal) === dashed), {
+          ...place,
+          stroke: "method",
+          strokeWidth: 2.5,
+          strokeDasharray: dashed ? "6 6" : undefined,
+          sort: "density",
+        })
+      ),
+      Plot.dot(shown, { ...place, fill: "method", r: 3.5 }),
       Plot.dot([own], { ...place, symbol: "star", r: 9, fill: "#1a1a1a", stroke: "white" }),
       Plot.text([own], {
         ...place,
         text: "method",
-        dx: 14,
+        dx: 10,
+        dy: 16,
         textAnchor: "start",
         fontWeight: "bold",
         stroke: "white",

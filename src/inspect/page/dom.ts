@@ -21,7 +21,7 @@ export function element(tag: string, ...children: readonly (Node | string)[]): H
 
 /** A chart with its title above and what one sees below. */
 export function figure(title: string, chart: Element, caption: string): HTMLElement {
-  const label = chart instanceof SVGElement ? chart : chart.querySelector("svg, canvas") ?? chart;
+  const label = chart.querySelector(":scope > svg") ?? chart; // beside a legend, or all there is
   label.setAttribute("role", "img");
   label.setAttribute("aria-label", `${title}. ${caption}`);
   return element("figure", element("h3", title), chart, element("figcaption", caption));

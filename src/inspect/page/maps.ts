@@ -61,6 +61,7 @@ function map(cells: readonly Cell[], heads: number, layers: number, look: Look):
     marginTop: 2,
     marginBottom: 40,
     padding: 0.06,
+    style: { fontSize: "11px" },
     x: { type: "band", label: "head", ticks: every(heads), tickSize: 0, labelAnchor: "center" },
     y: { type: "band", label: "layer", ticks: every(layers), tickSize: 0, labelAnchor: "center" },
     marks: [
@@ -69,6 +70,7 @@ function map(cells: readonly Cell[], heads: number, layers: number, look: Look):
         Plot.text(cells, {
           ...place,
           text: look.text,
+          fontSize: (cell: Cell) => look.text(cell).length > 7 ? 9.5 : 11,
           fill: (cell: Cell) => inkOn(look.fill(cell)),
         }),
       ]),

@@ -5,7 +5,7 @@
  * @module
  */
 import { budgetText, METHOD_NAMES, methodOf } from "../describe.ts";
-import { type ByteMap, MASS_DECADES, type PageData, type Thumbnail } from "../page_data.ts";
+import type { ByteMap, PageData, Thumbnail } from "../page_data.ts";
 import { channels, mix } from "./colors.ts";
 import { element, percent } from "./dom.ts";
 
@@ -35,7 +35,7 @@ function canvas(size: number, colorOf: (cell: number) => string, label: string):
   return made;
 }
 
-function pair({ layer, head, reason, mass, mask }: Thumbnail, data: PageData): HTMLElement {
+function pair({ layer, head, reason, mass, missed, mask }: Thumbnail, data: PageData): HTMLElement {
   const { pattern } = data.layers[layer][head];
   const { density, recall } = data.sample.layers[layer][head];
   const masses = bytes(mass);
@@ -46,14 +46,11 @@ function pair({ layer, head, reason, mass, mask }: Thumbnail, data: PageData): H
     (cell) => mix(PAPER, INK, masses[cell] / 255),
     `dense attention of ${where}`,
   );
+  const left = bytes(missed);
   const computed = canvas(mask.size, (cell) => {
     const share = shares[cell] / 255;
-    // What the mask leaves of the cell's mass, on the same logarithmic scale.
-    const left = masses[cell] === 0 || share === 1
-      ? 0
-      : masses[cell] / 255 + Math.log10(1 - share) / MASS_DECADES;
     const ground = mix(PAPER, COMPUTED, share === 0 ? 0 : 0.25 + 0.75 * share);
-    return mix(ground, MISSED, Math.max(0, left));
+    return mix(ground, MISSED, left[cell] / 255);
   }, `cells computed for ${where}`);
   return element(
     "figure.pair",

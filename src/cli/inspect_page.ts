@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { basename } from "node:path";
+import { basename, dirname } from "node:path";
 import type { ChosenHead } from "../inspect/choose_heads.ts";
 import { makePage } from "../inspect/html.ts";
 import type { PageData, SampleReport } from "../inspect/page_data.ts";
@@ -58,6 +58,24 @@ async function makeSample(model: Model, tokens: number, file?: string): Promise<
   return { name: `the beginning of ${name}`, ids: ids.subarray(0, tokens) };
 }
 
+function unwritable(path: string, cause: unknown): unknown {
+  if (cause instanceof Deno.errors.NotCapable) return cause; // tells the flag
+  const { message } = cause as Error;
+  return new MInferenceError("IO", `cannot write ${path}: ${message}`, {
+    cause,
+    details: { path },
+  });
+}
+
+/** Whether the page has a folder shows before a sample is measured for it. */
+async function checkFolder(path: string): Promise<void> {
+  try {
+    await Deno.stat(dirname(path));
+  } catch (cause) {
+    throw unwritable(path, cause);
+  }
+}
+
 /**
  * Writes the page.
  *
@@ -71,6 +89,8 @@ export async function writePage(
   >,
   report: PatternReport,
 ): Promise<SampleReport> {
+  const path = values.html!;
+  await checkFolder(path);
   const wanted = toNumber("tokens", values.tokens ?? "4k", { least: LEAST_TOKENS });
   const heads = values.heads === undefined ? undefined : parseHeads(values.heads, report);
   const settings = { device: deviceOptions(values), patterns: "dense" as const };
@@ -88,16 +108,10 @@ export async function writePage(
   const file = report.file === null ? null : basename(report.file);
   const data: PageData = { modelName, file, layers: report.layers, sample };
   const page = await makePage(data);
-  const path = values.html!;
   try {
     await Deno.writeTextFile(path, page);
   } catch (cause) {
-    if (cause instanceof Deno.errors.NotCapable) throw cause; // tells the flag
-    const { message } = cause as Error;
-    throw new MInferenceError("IO", `cannot write ${path}: ${message}`, {
-      cause,
-      details: { path },
-    });
+    throw unwritable(path, cause);
   }
   output.note(`${path} shows the patterns and ${count(ids.length)} tokens: ${name}`);
   return sample;

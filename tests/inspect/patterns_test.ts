@@ -1,4 +1,4 @@
-// The table of patterns, and pattern files that it refuses.
+// The table of patterns, and pattern files and options that are refused.
 import assert from "node:assert/strict";
 import { minference, MODEL } from "../cli/support.ts";
 import { temporaryDirectory } from "../model/support.ts";
@@ -68,4 +68,23 @@ Deno.test("a pattern file needs --patterns", async () => {
   const { code, stderr } = await minference(["inspect", MODEL, FILE]);
   assert.equal(code, 2);
   assert.match(stderr, /a pattern file needs --patterns/);
+});
+
+Deno.test("what makes no sense for the page is told before anything is measured", async () => {
+  const page = ["inspect", MODEL, "--patterns", "--html", "/tmp/never-written.html"];
+  const cases: readonly [args: readonly string[], code: number, message: RegExp][] = [
+    [["inspect", MODEL, "--html", "page.html"], 2, /--html needs --patterns/],
+    [["inspect", MODEL, "--patterns", "--heads", "1:1"], 2, /--heads needs --html/],
+    [[...page, "--heads", "1:1,8:0"], 2, /LAYER:HEAD,\.\.\. up to 7:7, got "8:0"/],
+    [[...page, "--heads", "3"], 2, /got "3"/],
+    [[...page, "--tokens", "500"], 2, /--tokens .* from 1024, got "500"/],
+    [[...page.slice(0, 4), "/no/folder/page.html"], 1, /cannot write \/no\/folder\/page\.html/],
+    [[...page, "-f", `${MODEL}/config.json`], 2, /has \d+ tokens, a sample needs 1024/],
+    [[...page, "-f", "/no/such.txt"], 1, /no such file/],
+  ];
+  const runs = await Promise.all(cases.map(([args]) => minference(args)));
+  cases.forEach(([args, code, message], i) => {
+    assert.equal(runs[i].code, code, `${args}: ${runs[i].stderr}`);
+    assert.match(runs[i].stderr, message);
+  });
 });

@@ -2,7 +2,8 @@
 import fc from "fast-check";
 import type { HeadPattern } from "../../src/attention/patterns.ts";
 import type { SequenceShape } from "../../src/attention/sequence.ts";
-import { device } from "../support.ts";
+import type { Tensor } from "../../src/device/tensor.ts";
+import { attentionDtypes, device, gaussians } from "../support.ts";
 
 /** Head sizes worth trying: the common ones and odd multiples of 8. */
 const HEAD_DIMS = [8, 24, 64, 96, 128, 256];
@@ -25,6 +26,41 @@ export const shapes: fc.Arbitrary<SequenceShape> = fc.record({
   qLen: Math.max(1, Math.round(queries * kvLen)),
   scale: 1 / Math.sqrt(headDim),
 }));
+
+/** Longer shapes with small heads, for the index: there must be something to leave out. */
+export const longShapes: fc.Arbitrary<SequenceShape> = fc.record({
+  kvHeads: fc.integer({ min: 1, max: 2 }),
+  group: fc.integer({ min: 1, max: 2 }),
+  kvLen: fc.oneof(fc.integer({ min: 1, max: 900 }), fc.constantFrom(1, 64, 100, 128, 640)),
+  queries: fc.oneof(fc.constant(1), fc.double({ min: 0, max: 1, noNaN: true })),
+}).map(({ kvHeads, group, kvLen, queries }) => ({
+  qHeads: kvHeads * group,
+  kvHeads,
+  headDim: 16,
+  kvLen,
+  qLen: Math.max(1, Math.round(queries * kvLen)),
+  scale: 0.25,
+}));
+
+/** Queries [1, Hq, Nq, D] and keys [1, Hkv, Nk, D], and their values as stored. */
+export interface Case extends Disposable {
+  readonly q: Tensor;
+  readonly k: Tensor;
+  readonly values: { q: Float32Array; k: Float32Array };
+}
+
+/** Random queries and keys; the larger `spread`, the fewer keys a query looks at. */
+export async function makeCase(shape: SequenceShape, seed: number, spread = 1.7): Promise<Case> {
+  const make = (heads: number, rows: number, n: number): Tensor =>
+    device.tensor([1, heads, rows, shape.headDim], {
+      dtype: attentionDtypes[0],
+      data: gaussians(heads * rows * shape.headDim, seed + n, spread),
+    });
+  const q = make(shape.qHeads, shape.qLen, 1);
+  const k = make(shape.kvHeads, shape.kvLen, 2);
+  const values = { q: await q.read(), k: await k.read() };
+  return { q, k, values, [Symbol.dispose]: () => [q, k].forEach((t) => t.dispose()) };
+}
 
 /** Budgets from 1 to beyond the length. */
 const budget = fc.oneof(fc.integer({ min: 1, max: 400 }), fc.constantFrom(1, 30, 64, 100, 1000));

@@ -5,9 +5,8 @@ import { buildIndex, estimate, readIndex } from "../../src/attention/attention.t
 import type { HeadPattern, VerticalSlashPattern } from "../../src/attention/patterns.ts";
 import type { SequenceShape } from "../../src/attention/sequence.ts";
 import { type HeadList, visits } from "../../src/attention/work_list.ts";
-import type { Tensor } from "../../src/device/tensor.ts";
-import { attentionDtypes, device, gaussians } from "../support.ts";
-import { patterns } from "./arbitraries.ts";
+import { attentionDtypes, device } from "../support.ts";
+import { type Case, longShapes as shapes, makeCase, patterns } from "./arbitraries.ts";
 import {
   bandsOf,
   budgets,
@@ -19,40 +18,8 @@ import {
 
 const dtype = attentionDtypes[0];
 
-/** Longer than the attention tests' shapes: there must be something to leave out. */
-const shapes: fc.Arbitrary<SequenceShape> = fc.record({
-  kvHeads: fc.integer({ min: 1, max: 2 }),
-  group: fc.integer({ min: 1, max: 2 }),
-  kvLen: fc.oneof(fc.integer({ min: 1, max: 900 }), fc.constantFrom(1, 64, 100, 128, 640)),
-  queries: fc.oneof(fc.constant(1), fc.double({ min: 0, max: 1, noNaN: true })),
-}).map(({ kvHeads, group, kvLen, queries }) => ({
-  qHeads: kvHeads * group,
-  kvHeads,
-  headDim: 16,
-  kvLen,
-  qLen: Math.max(1, Math.round(queries * kvLen)),
-  scale: 0.25,
-}));
 const lastQ = fc.oneof(fc.constant(64), fc.integer({ min: 1, max: 64 }));
 const count = fc.oneof(fc.integer({ min: 0, max: 300 }), fc.constantFrom(1, 30, 1000, 5000));
-
-interface Case extends Disposable {
-  readonly q: Tensor;
-  readonly k: Tensor;
-  readonly values: { q: Float32Array; k: Float32Array };
-}
-
-async function makeCase(shape: SequenceShape, seed: number): Promise<Case> {
-  const make = (heads: number, rows: number, n: number): Tensor =>
-    device.tensor([1, heads, rows, shape.headDim], {
-      dtype,
-      data: gaussians(heads * rows * shape.headDim, seed + n, 1.7),
-    });
-  const q = make(shape.qHeads, shape.qLen, 1);
-  const k = make(shape.kvHeads, shape.kvLen, 2);
-  const values = { q: await q.read(), k: await k.read() };
-  return { q, k, values, [Symbol.dispose]: () => [q, k].forEach((t) => t.dispose()) };
-}
 
 /** The native estimate, per head: selection is compared on its own f32 sums, so that ties are the same ties. */
 async function sums(

@@ -112,7 +112,9 @@ function legend(cells: readonly Cell[]): HTMLElement {
     const swatch = element("span.swatch", LETTERS[method]);
     swatch.style.background = METHOD_COLORS[method];
     swatch.style.color = inkOn(METHOD_COLORS[method]);
-    list.append(element("li", swatch, `${METHOD_NAMES[method]}, ${count} heads`));
+    list.append(
+      element("li", swatch, `${METHOD_NAMES[method]}, ${count} ${count === 1 ? "head" : "heads"}`),
+    );
   }
   return list;
 }

@@ -68,15 +68,25 @@ export const DEFAULT_PATTERN: VerticalSlashPattern = {
   slash: 6096,
 };
 
+function invalid(head: number, name: string, wanted: string, value: unknown): MInferenceError {
+  return new MInferenceError(
+    "INVALID_ARGUMENT",
+    `head ${head}: ${name} must be ${wanted}, got ${value}`,
+    { details: { head, [name]: value } },
+  );
+}
+
+/** Beyond any sequence: a budget that large keeps everything. */
+const MOST = 2 ** 30;
+
 function count(head: number, name: string, value: number, least: number): number {
-  if (!Number.isInteger(value) || value < least || value > 0x7fffffff) {
-    throw new MInferenceError(
-      "INVALID_ARGUMENT",
-      `head ${head}: ${name} must be an integer from ${least}, got ${value}`,
-      { details: { head, [name]: value } },
-    );
-  }
-  return value;
+  if (Number.isInteger(value) && value >= least && value <= MOST) return value;
+  throw invalid(head, name, `an integer from ${least} to ${MOST}`, value);
+}
+
+function oneOf<T>(head: number, name: string, value: T, choices: readonly T[]): T {
+  if (choices.includes(value)) return value;
+  throw invalid(head, name, `one of ${choices.join(", ")}`, value);
 }
 
 /**
@@ -84,7 +94,7 @@ function count(head: number, name: string, value: number, least: number): number
  *
  * @param pattern The pattern.
  * @param head Index of the head, for error messages.
- * @returns The same pattern with every optional field set.
+ * @returns The same pattern with every optional field set but `mass`, whose absence means counts.
  * @throws {MInferenceError} `INVALID_ARGUMENT` naming the head and the value.
  */
 export function resolvePattern(pattern: HeadPattern, head: number): HeadPattern {
@@ -99,12 +109,8 @@ export function resolvePattern(pattern: HeadPattern, head: number): HeadPattern 
       };
     case "vertical_slash": {
       const { mass } = pattern;
-      if (mass !== undefined && !(mass > 0 && mass <= 1)) {
-        throw new MInferenceError(
-          "INVALID_ARGUMENT",
-          `head ${head}: mass must be in (0, 1], got ${mass}`,
-          { details: { head, mass } },
-        );
+      if (mass !== undefined && !(typeof mass === "number" && mass > 0 && mass <= 1)) {
+        throw invalid(head, "mass", "in (0, 1]", mass);
       }
       if (mass === undefined && (pattern.vertical === undefined || pattern.slash === undefined)) {
         throw new MInferenceError(
@@ -117,17 +123,22 @@ export function resolvePattern(pattern: HeadPattern, head: number): HeadPattern 
         kind: "vertical_slash",
         vertical: count(head, "vertical", pattern.vertical ?? 0, 0),
         slash: count(head, "slash", pattern.slash ?? 0, 0),
-        mass: mass ?? 0,
-        selection: pattern.selection ?? (mass === undefined ? "exact" : "banded"),
+        ...(mass !== undefined && { mass }),
+        selection: oneOf(
+          head,
+          "selection",
+          pattern.selection ?? (mass === undefined ? "exact" : "banded"),
+          ["exact", "banded"],
+        ),
       };
     }
     case "block_sparse":
       return {
         kind: "block_sparse",
         topK: count(head, "topK", pattern.topK, 1),
-        forceSink: pattern.forceSink ?? false,
-        forceDiagonal: pattern.forceDiagonal ?? false,
-        score: pattern.score ?? "pooled",
+        forceSink: oneOf(head, "forceSink", pattern.forceSink ?? false, [true, false]),
+        forceDiagonal: oneOf(head, "forceDiagonal", pattern.forceDiagonal ?? false, [true, false]),
+        score: oneOf(head, "score", pattern.score ?? "pooled", ["pooled", "antidiagonal"]),
       };
     default:
       throw new MInferenceError(

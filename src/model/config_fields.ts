@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { unsupported } from "./config.ts";
 import { checkpointError } from "./file.ts";
 
 /** Looks fields up by name and checks their types; every error names the field and its value. */
@@ -23,7 +24,7 @@ export class Fields {
   }
 
   #wrong(name: string, wanted: string, value: unknown): never {
-    const shown = typeof value === "bigint" ? value.toString() : JSON.stringify(value);
+    const shown = JSON.stringify(value, (_, v) => typeof v === "bigint" ? Number(v) : v);
     throw checkpointError(
       this.path,
       `${name} is ${shown === undefined ? "missing" : shown.slice(0, 100)}, ${wanted} is needed`,
@@ -57,6 +58,29 @@ export class Fields {
     const value = this.number(name, fallback);
     if (!Number.isSafeInteger(value) || value < 1) this.#wrong(name, "a positive integer", value);
     return value;
+  }
+
+  /**
+   * A size that files may give once or per layer.
+   *
+   * @throws {MInferenceError} `UNSUPPORTED_MODEL` naming the first layer that differs from layer 0.
+   */
+  sizeOfLayers(name: string, fallback?: number): number {
+    const value = this.#get(name);
+    const list: unknown[] = Array.isArray(value) || ArrayBuffer.isView(value)
+      ? Array.from(value as ArrayLike<unknown>)
+      : [];
+    if (list.length === 0) return this.size(name, fallback);
+    const sizes = list.map((_, layer) =>
+      new Fields(this.path, () => list[layer]).size(`${name}[${layer}]`)
+    );
+    const layer = sizes.findIndex((size) => size !== sizes[0]);
+    if (layer < 0) return sizes[0];
+    throw unsupported(
+      this.path,
+      `${name} differs by layer: ${sizes[0]} in layer 0, ${sizes[layer]} in layer ${layer}`,
+      { name, layer, sizes },
+    );
   }
 
   /** A boolean. */

@@ -134,7 +134,7 @@ export function configFromGguf(file: GgufFile, factors: RopeFactors): ModelConfi
   }
 
   const hiddenSize = fields.size("embedding_length");
-  const heads = fields.size("attention.head_count");
+  const heads = fields.sizeOfLayers("attention.head_count");
   const headDim = fields.size("attention.key_length", Math.floor(hiddenSize / heads));
   const valueDim = fields.size("attention.value_length", headDim);
   if (valueDim !== headDim) {
@@ -162,9 +162,9 @@ export function configFromGguf(file: GgufFile, factors: RopeFactors): ModelConfi
     hiddenSize,
     layers: fields.size("block_count"),
     heads,
-    kvHeads: fields.size("attention.head_count_kv", heads),
+    kvHeads: fields.sizeOfLayers("attention.head_count_kv", heads),
     headDim,
-    intermediateSize: fields.size("feed_forward_length"),
+    intermediateSize: fields.sizeOfLayers("feed_forward_length"),
     vocabSize,
     normEps: fields.number("attention.layer_norm_rms_epsilon"),
     tieEmbeddings: !has("output.weight"),

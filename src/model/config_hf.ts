@@ -201,7 +201,7 @@ export function configFromHuggingFace(
   const traits = TRAITS[architecture];
 
   const hiddenSize = fields.size("hidden_size");
-  const heads = fields.size("num_attention_heads");
+  const heads = fields.sizeOfLayers("num_attention_heads");
   const headDim = fields.size("head_dim", traits.headDim ?? Math.floor(hiddenSize / heads));
   const maxPositions = fields.size("max_position_embeddings");
   checkSlidingWindow(path, architecture, config, fields, maxPositions);
@@ -228,7 +228,7 @@ export function configFromHuggingFace(
     hiddenSize,
     layers: fields.size("num_hidden_layers"),
     heads,
-    kvHeads: fields.size("num_key_value_heads", heads),
+    kvHeads: fields.sizeOfLayers("num_key_value_heads", heads),
     headDim,
     intermediateSize: fields.size("intermediate_size"),
     vocabSize: fields.size("vocab_size"),

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import type { HeadPattern } from "../attention/patterns.ts";
+import { type HeadPattern, resolvePattern } from "../attention/patterns.ts";
 import { MInferenceError } from "../native/errors.ts";
 import type { Checkpoint } from "./checkpoint.ts";
 import { readPatternFile } from "./patterns_file.ts";
@@ -42,7 +42,7 @@ export async function choosePatterns(
       : uniform(SAFE_PATTERN);
   }
   if ("file" in choice) return await readPatternFile(choice.file, checkpoint.config);
-  if ("kind" in choice) return uniform(choice);
+  if ("kind" in choice) return uniform(resolvePattern(choice, 0));
   const bad = choice.findIndex((layer) => layer.length !== heads);
   if (choice.length !== layers || bad >= 0) {
     throw new MInferenceError(
@@ -53,5 +53,20 @@ export async function choosePatterns(
       { details: { layers, heads, given: choice.length } },
     );
   }
+  choice.forEach((patterns, layer) => patterns.forEach((p, head) => check(p, layer, head)));
   return choice;
+}
+
+/** Refuses a wrong pattern before a prompt is read, naming its layer. */
+function check(pattern: HeadPattern, layer: number, head: number): void {
+  try {
+    resolvePattern(pattern, head);
+  } catch (cause) {
+    if (!(cause instanceof MInferenceError)) throw cause;
+    const { code, message, details } = cause;
+    throw new MInferenceError(code, `layer ${layer}, ${message}`, {
+      details: { ...details, layer },
+      cause,
+    });
+  }
 }

@@ -108,7 +108,12 @@ export function parsePatterns(where: string, text: string, target: PatternTarget
       const head = headOf(key);
       patterns[head] = parseHead(where, layer, head, value);
     }
-    for (const [key, value] of Object.entries(extension as object)) {
+    if (!isObject(extension)) {
+      throw checkpointError(where, `layer ${layer}: ${PATTERNS_KEY} is not an object of heads`, {
+        layer,
+      });
+    }
+    for (const [key, value] of Object.entries(extension)) {
       const head = headOf(key);
       patterns[head] = parseExtension(where, layer, head, value);
     }
@@ -120,11 +125,11 @@ export function parsePatterns(where: string, text: string, target: PatternTarget
 function parseExtension(where: string, layer: number, head: number, value: unknown): HeadPattern {
   const pattern = isObject(value) ? value.pattern : undefined;
   try {
-    if (!isObject(pattern)) throw new Error("no pattern object");
+    if (!isObject(pattern)) throw new Error(`head ${head}: no pattern object`);
     resolvePattern(pattern as unknown as HeadPattern, head);
     return pattern as unknown as HeadPattern;
   } catch (cause) {
-    const message = `layer ${layer}, head ${head}: ${(cause as Error).message}`;
+    const message = `layer ${layer}, ${(cause as Error).message}`;
     throw checkpointError(where, message, { layer, head }, cause);
   }
 }

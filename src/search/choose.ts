@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { MInferenceError } from "../native/errors.ts";
 import type { Measurement } from "./measure.ts";
 
 /** What a head must keep. */
@@ -36,6 +37,28 @@ export const DEFAULT_OBJECTIVE: RecallObjective = {
   kind: "recall",
   thresholds: { recallMean: 0.85, recallLow: 0.5, recallProbe: 0.5 },
 };
+
+/**
+ * Checks an objective.
+ *
+ * @throws {MInferenceError} `INVALID_ARGUMENT` for a threshold outside [0, 1] or a negative budget.
+ */
+export function checkObjective(objective: Objective): Objective {
+  const numbers: [string, number, number][] = objective.kind === "recall"
+    ? Object.entries(objective.thresholds).map(([name, value]) => [name, value, 1])
+    : [["budget", objective.budget, Infinity]];
+  for (const [name, value, most] of numbers) {
+    if (value >= 0 && value <= most) continue;
+    throw new MInferenceError(
+      "INVALID_ARGUMENT",
+      `${name} of the search's objective must be ${
+        most === 1 ? "in [0, 1]" : "0 or more"
+      }, got ${value}`,
+      { details: { [name]: value } },
+    );
+  }
+  return objective;
+}
 
 function cheapest(measurements: readonly Measurement[]): Measurement {
   return measurements.reduce((best, m) => m.ms < best.ms ? m : best);

@@ -10,12 +10,12 @@ import { MInferenceError } from "../native/errors.ts";
 import { engineOf, type Model } from "../model/model.ts";
 import { type OnProgress, Reporter } from "../model/progress.ts";
 import { candidates } from "./candidates.ts";
-import { choose, DEFAULT_OBJECTIVE, type Objective } from "./choose.ts";
+import { checkObjective, choose, DEFAULT_OBJECTIVE, type Objective } from "./choose.ts";
 import { LayerMeter, type Measurement } from "./measure.ts";
 
 /** Options of {@linkcode searchPatterns}. */
 export interface SearchOptions extends CallOptions {
-  /** What to optimise. Default recall 0.95 on average, 0.8 at the 5th percentile of rows. */
+  /** What to optimise. Default {@linkcode DEFAULT_OBJECTIVE}. */
   objective?: Objective;
   /** Candidates. Default `full`. */
   space?: "published" | "full";
@@ -41,8 +41,8 @@ export const LEAST_TOKENS = 1024;
  *
  * @param model The model.
  * @param samples Token ids of one or more prompts of rising length; each pattern must pass on all of them.
- * @throws {MInferenceError} `INVALID_ARGUMENT` for a sample under 1024 tokens, `CONTEXT_OVERFLOW` beyond the
- * model's positions.
+ * @throws {MInferenceError} `INVALID_ARGUMENT` for a sample under 1024 tokens or an objective that no pattern
+ * could meet, `CONTEXT_OVERFLOW` beyond the model's positions.
  */
 export async function searchPatterns(
   model: Model,
@@ -50,6 +50,7 @@ export async function searchPatterns(
   options: SearchOptions = {},
 ): Promise<SearchResult> {
   const { config } = model;
+  const objective = checkObjective(options.objective ?? DEFAULT_OBJECTIVE);
   if (samples.length === 0) throw new MInferenceError("INVALID_ARGUMENT", "no sample is given");
   for (const { length } of samples) {
     if (length < LEAST_TOKENS) {
@@ -78,7 +79,6 @@ export async function searchPatterns(
       await measureSample(model, sample, space, options, () => report.update(++done)),
     );
   }
-  const objective = options.objective ?? DEFAULT_OBJECTIVE;
   const choices = Array.from(
     { length: config.layers },
     (_, layer) =>

@@ -200,3 +200,18 @@ Deno.test("an index serves only the shapes it was built for, until it is dispose
   index[Symbol.dispose]();
   assert.equal((await failure(() => sparseAttention(c.q, c.k, c.v, index))).code, "DISPOSED");
 });
+
+Deno.test("attention in one call computes what its three steps do, for every pattern", async () => {
+  const dtype = attentionDtypes[0];
+  const shape = { qHeads: 2, kvHeads: 1, headDim: 16, qLen: 300, kvLen: 300, scale: 0.25 };
+  using c = await makeCase(shape, dtype, 2);
+  await fc.assert(
+    fc.asyncProperty(fc.tuple(patterns, patterns), async (pattern) => {
+      using once = await attention(c.q, c.k, c.v, { pattern, automatic: false });
+      using index = await buildIndex(c.q, c.k, pattern);
+      using steps = await sparseAttention(c.q, c.k, c.v, index);
+      assert.deepEqual(await once.out.read(), await steps.out.read());
+    }),
+    { numRuns: 30 },
+  );
+});

@@ -97,3 +97,30 @@ Deno.test("doctor finds everything here, and tells what to do where something is
     /^problem +library .*\/no\/libminference\.so.*\n +fix: deno task build/m,
   );
 });
+
+Deno.test("search-patterns refuses a sample that is too short, and writes nothing", async () => {
+  const out = await Deno.makeTempFile();
+  const args = ["search-patterns", MODEL, "-f", "-", "-o", out];
+  const { code, stderr } = await minference(args, { stdin: "Once upon a time." });
+  assert.equal(code, 1);
+  assert.match(stderr, /a sample of \d tokens is too short to search on, 1024 are needed/);
+  assert.equal(await Deno.readTextFile(out), "");
+  await Deno.remove(out);
+});
+
+Deno.test("run and prefill take a guard; --no-guard keeps every list", async () => {
+  const { text, question } = passkeyPrompt(6000);
+  const args = ["prefill", MODEL, "-f", "-", "-p", question, "--max-tokens", "1"];
+  const guarded = async (...options: string[]): Promise<number> => {
+    const { code, stdout, stderr } = await minference([...args, "--json", ...options], {
+      stdin: text,
+    });
+    assert.equal(code, 0, stderr);
+    return JSON.parse(stdout).variants[0].guarded;
+  };
+  assert.ok(await guarded("--guard", "0.99") > 0);
+  assert.equal(await guarded("--no-guard"), 0);
+  const run = ["run", MODEL, "-f", "-", "-p", question, "--max-tokens", "1", "--guard", "1"];
+  const { stderr } = await minference(run, { stdin: text });
+  assert.match(stderr, /the guard made \d+ heads dense/);
+});

@@ -244,6 +244,11 @@ Deno.test("config: tying follows the file, else the weights", () => {
   assert.equal(tied({ ...LLAMA_2_7B, tie_word_embeddings: true }, true), true);
 });
 
+Deno.test("config: heads given per layer are fine while they are the same", () => {
+  const same = { num_attention_heads: Array(32).fill(32), num_key_value_heads: Array(32).fill(8) };
+  assert.deepEqual(read({ ...LLAMA_31_8B, ...same }), read(LLAMA_31_8B));
+});
+
 Deno.test("config: end tokens of generation_config.json count too", () => {
   assert.deepEqual(read(LLAMA_2_7B, { eos_token_id: [2, 7] }).eosIds, [2, 7]);
 });
@@ -256,6 +261,16 @@ Deno.test("config: what is not supported is named, what is supported is listed",
     ["rope", { rope_scaling: { rope_type: "ntk" } }, /"ntk"; supported are default, linear/],
     ["large heads", { head_dim: 512 }, /heads of 512 elements/],
     ["odd heads", { head_dim: 100 }, /multiples of 8/],
+    [
+      "heads by layer",
+      { num_attention_heads: [32, 32, 24] },
+      /num_attention_heads differs by layer: 32 in layer 0, 24 in layer 2/,
+    ],
+    [
+      "key-value heads by layer",
+      { num_key_value_heads: [8, 4] },
+      /num_key_value_heads differs by layer: 8 in layer 0, 4 in layer 1/,
+    ],
   ];
   for (const [name, change, message] of cases) {
     await t.step(name, async () => {
@@ -269,6 +284,8 @@ Deno.test("config: contradictions are refused with the numbers", async (t) => {
   const cases: readonly [string, Record<string, unknown>, RegExp][] = [
     ["missing", { hidden_size: undefined }, /hidden_size is missing/],
     ["zero", { num_hidden_layers: 0 }, /num_hidden_layers is 0/],
+    ["no heads in a layer", { num_attention_heads: [32, 0] }, /num_attention_heads\[1\] is 0/],
+    ["heads of no layer", { num_attention_heads: [] }, /num_attention_heads is \[\]/],
     ["string", { vocab_size: "32000" }, /vocab_size is "32000"/],
     ["fraction", { hidden_size: 4096.5 }, /hidden_size is 4096.5/],
     ["beyond int32", { intermediate_size: 2 ** 31 }, /intermediateSize is 2147483648/],

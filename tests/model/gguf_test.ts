@@ -3,7 +3,7 @@ import { fileURLToPath } from "node:url";
 import { gguf } from "@huggingface/gguf";
 import { openCheckpoint } from "../../src/model/checkpoint.ts";
 import { readGguf } from "../../src/model/gguf.ts";
-import { type GgufParts, text, tinyLlama, writeGguf } from "./gguf_writer.ts";
+import { type GgufParts, numbers, text, tinyLlama, writeGguf } from "./gguf_writer.ts";
 import { concat, failure, le, NEEDLE, temporaryDirectory } from "./support.ts";
 
 const NEEDLE_GGUF = fileURLToPath(new URL("needle-27m-q8_0.gguf", NEEDLE));
@@ -209,6 +209,18 @@ Deno.test("GGUF: what is not supported is named", async (t) => {
         fields: [text("general.architecture", "mamba"), ...p.fields.slice(1)],
       })),
       /architecture "mamba"; supported are llama, qwen2/,
+    ],
+    [
+      "heads by layer",
+      altered((p) => ({
+        ...p,
+        fields: p.fields.map((field) =>
+          field.key === "llama.attention.head_count"
+            ? numbers(field.key, Int32Array.of(4, 2))
+            : field
+        ),
+      })),
+      /attention.head_count differs by layer: 4 in layer 0, 2 in layer 1/,
     ],
   ];
   for (const [name, bytes, message] of cases) {

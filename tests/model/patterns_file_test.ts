@@ -43,6 +43,38 @@ Deno.test("patterns: errors name layer and head", async (t) => {
     ["fraction", [{ "1": ["vertical_and_slash", 1.5, 2, 3] }, {}], /vertical size is 1.5/],
     ["negative", [{ "1": ["vertical_and_slash", 1, -2, 3] }, {}], /slash size is -2/],
     ["no local keys", [{ "1": ["stream_llm", 1, 0, 3] }, {}], /local size is 0, an integer from 1/],
+    [
+      "beyond int32",
+      [{}, { "1": ["vertical_and_slash", 2 ** 31, 2, 3] }],
+      /layer 1, head 1: vertical size is 2147483648/,
+    ],
+    ["extension is null", [{}, { minference: null }], /layer 1: minference is not an object/],
+    ["extension is a number", [{ minference: 5 }, {}], /layer 0: minference is not an object/],
+    [
+      "extension of another model",
+      [{}, { minference: { "9": { pattern: { kind: "dense" } } } }],
+      /layer 1: head "9", tiny has heads 0 to 3/,
+    ],
+    ["no pattern", [{ minference: { "2": { density: 1 } } }, {}], /layer 0, head 2: no pattern/],
+    [
+      "unknown kind",
+      [{ minference: { "2": { pattern: { kind: "x" } } } }, {}],
+      /^p.json: layer 0, head 2: unknown pattern/,
+    ],
+    ...([
+      [{ kind: "vertical_slash", mass: 1.5 }, /mass must be in \(0, 1\], got 1.5/],
+      [{ kind: "vertical_slash", mass: "0.9" }, /mass must be/],
+      [{ kind: "vertical_slash", vertical: 3 }, /vertical_slash needs vertical and slash, or mass/],
+      [{ kind: "vertical_slash", mass: 0.9, selection: "all" }, /selection must be one of exact/],
+      [{ kind: "block_sparse", topK: 2 ** 31 }, /topK must be an integer from 1/],
+      [{ kind: "block_sparse", topK: 2, score: "best" }, /score must be one of pooled/],
+      [{ kind: "block_sparse", topK: 2, forceSink: 1 }, /forceSink must be one of true, false/],
+      [{ kind: "a_shape", sink: 1, local: 0 }, /local must be an integer from 1/],
+    ] as const).map(([pattern, message]): [string, unknown, RegExp] => [
+      JSON.stringify(pattern),
+      [{}, { minference: { "3": { pattern } } }],
+      new RegExp(`layer 1, head 3: ${message.source}`),
+    ]),
   ];
   for (const [name, value, message] of cases) {
     await t.step(name, async () => {
@@ -53,7 +85,10 @@ Deno.test("patterns: errors name layer and head", async (t) => {
       assert.match(error.message, message);
     });
   }
-  await failure("CHECKPOINT", () => parsePatterns("p.json", "[", target));
+  for (const text of ["[", "", "[{}, {}", "[{}, {}]]", "{'0': 1}", "\u0000"]) {
+    const error = await failure("CHECKPOINT", () => parsePatterns("p.json", text, target));
+    assert.match(error.message, /p.json: not valid JSON \(/);
+  }
   await failure("IO", () => readPatternFile("/no/such/file.json", target));
 });
 

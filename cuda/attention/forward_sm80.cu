@@ -29,34 +29,35 @@ class RowBlock {
 
   static constexpr int kTileBytes = kUnit * kDim * 2;
 
-  __device__ void run(UnitWalk<1>& walk, Unit<1> (&units)[2], bool (&more)[2]) {
+  // Every warp walks for itself.
+  __device__ void run(const HeadList& list) {
     const int first_row = row_block_ * kUnit;
     q_.template load<kThreads>(kUnit, p_.head_dim, p_.q.data, [&](int r) {
       return first_row + r < p_.q_len ? p_.q.at(head_, first_row + r) : nullptr;
     });
-    if (threadIdx.x == 0) more[0] = walk.next(units[0]);
-    __syncthreads();
-    if (more[0]) load(k_, p_.k, p_.columns.k, units[0]);
+    UnitWalk<1> walk(p_, list, row_block_);
+    Unit<1> unit, following;
+    bool more = walk.next(unit);
+    if (more) load(k_, p_.k, p_.columns.k, unit);
     cp_async_commit();
 
     const int row = first_row + warp_row_ + threadIdx.x % 32 / 4;
     const int position = p_.causal ? p_.first_position() + row : kEverywhere;
     float o[kDim / 2] = {}, factor[2];
     OnlineSoftmax softmax;
-    for (int i = 0; more[i]; i ^= 1) {
-      const Unit<1>& unit = units[i];
+    for (; more; unit = following) {
       cp_async_wait<0>();
       __syncthreads();  // K has arrived; everybody is done with the V before
       load(v_, p_.v, p_.columns.v, unit);
       cp_async_commit();
-      if (threadIdx.x == 0) more[i ^ 1] = walk.next(units[i ^ 1]);
+      more = walk.next(following);
 
       float s[kUnit / 2] = {};
       scores(s);
-      if (unit.masked) mask(s, unit, walk.window(), position);
+      if (unit.masked) mask(s, unit, list.window, position);
       cp_async_wait<0>();
       __syncthreads();  // V has arrived; everybody is done with K
-      if (more[i ^ 1]) load(k_, p_.k, p_.columns.k, units[i ^ 1]);
+      if (more) load(k_, p_.k, p_.columns.k, following);
       cp_async_commit();
 
       if (softmax.step(s, p_.scale_log2, factor)) scale_rows(o, factor);
@@ -145,16 +146,14 @@ class RowBlock {
 template <class T, int kDim>
 __global__ void __launch_bounds__(kThreads, kDim == 256 ? 2 : 3) forward_kernel(const __grid_constant__ PortableParams params) {
   extern __shared__ __align__(128) char shared[];
-  __shared__ __align__(16) char walk_space[sizeof(UnitWalk<1>)];
-  __shared__ Unit<1> units[2];
-  __shared__ bool more[2];
+  __shared__ __align__(8) char list_space[sizeof(HeadList)];
   const Problem& p = params.problem;
   if (p.cancelled()) return;
   int head, row_block;
   params.schedule.locate(p, blockIdx.x, head, row_block);
-  // One thread walks, for all.
-  if (threadIdx.x == 0) new (walk_space) UnitWalk<1>(p, head, row_block);
-  RowBlock<T, kDim>(p, head, row_block, shared).run(*reinterpret_cast<UnitWalk<1>*>(walk_space), units, more);
+  if (threadIdx.x == 0) new (list_space) HeadList(p, head);
+  __syncthreads();
+  RowBlock<T, kDim>(p, head, row_block, shared).run(*reinterpret_cast<HeadList*>(list_space));
 }
 
 template <class T, int kDim>

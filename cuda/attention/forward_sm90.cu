@@ -1,4 +1,4 @@
-// Attention forward for Hopper: a producer thread walks the work list and lets the copy engine fill a ring of key tiles;
+// Attention forward for Hopper: a producer warp walks the work list and lets the copy engine fill a ring of key tiles;
 // two consumer warpgroups of 64 query rows each compute on them with wgmma.
 //
 //   producer   item -> units of 64 keys -> tiles of two units -> K and V into the ring
@@ -29,24 +29,27 @@ struct RingPosition {
 
 // ---- producer --------------------------------------------------------------------------------------
 
-// Makes tiles of two units that the same halves want, so that nobody computes on a unit without need.
+// Makes tiles of two units that the same halves want, so that nobody computes on a unit without need. One warp.
 template <class Config>
 class Producer {
  public:
-  __device__ Producer(const ForwardParams& params, Smem<Config>& smem) : params_(params), smem_(smem) {
-    smem.units[kAbsent] = {params.problem.kv_len, 0, {0, 0}, 3};  // zeros, from past the last key
+  __device__ Producer(const ForwardParams& params, Smem<Config>& smem)
+      : params_(params), smem_(smem), lane_(threadIdx.x % 32) {
+    if (lane_ == 0) smem.waiting[kAbsent] = {params.problem.kv_len, 0, {0, 0}, 3};  // zeros, from past the last key
   }
 
   __device__ void run() {
     int item = blockIdx.x;
     while (item < params_.schedule.items && !params_.problem.cancelled()) {
-      const int following = gridDim.x + atomicAdd(params_.counter, 1);  // long before it is needed
+      int following = 0;  // asked for long before it is needed
+      if (lane_ == 0) following = gridDim.x + atomicAdd(params_.counter, 1);
       produce(item);
-      item = following;
+      item = __shfl_sync(0xffffffffu, following, 0);
     }
     mbarrier_wait(smem_address(&smem_.k_free[at_.stage]), at_.parity ^ 1);
+    if (lane_ > 0) return;
     smem_.tiles[at_.stage].item = kNoItem;
-    mbarrier_arrive(smem_address(&smem_.k_full[at_.stage]));
+    mbarrier_expect(smem_address(&smem_.k_full[at_.stage]), 0);
   }
 
  private:
@@ -54,31 +57,36 @@ class Producer {
     int pair;
     params_.schedule.locate(params_.problem, item, head_, pair);
     item_ = item;
-    row_ = 2 * pair * kUnit;
     // In shared memory: a producer has few registers.
-    auto& walk = *new (smem_.walk) UnitWalk<2>(params_.problem, head_, 2 * pair);
+    auto& list = reinterpret_cast<HeadList&>(smem_.list);
+    if (lane_ == 0) new (&list) HeadList(params_.problem, head_);
+    __syncwarp();
+    UnitWalk<2> walk(params_.problem, list, 2 * pair);
 
-    uint32_t waiting = 0;  // bit c: units[c] waits for a partner; c: the halves that want it, as bits
+    uint32_t waiting = 0;  // bit c: waiting[c] waits for a partner; c: the halves that want it, as bits
     bool first = true;
+    Unit<2> unit;
     for (;;) {
-      int a, b;
-      if (walk.next(smem_.units[kIncoming])) {
-        a = smem_.units[kIncoming].halves();
-        b = kIncoming;
-        if (!(waiting >> a & 1)) smem_.units[a] = smem_.units[kIncoming];
-        waiting ^= 1u << a;
-        if (waiting >> a & 1) continue;
+      if (walk.next(unit)) {
+        const uint32_t c = unit.halves();
+        waiting ^= 1u << c;
+        if (waiting >> c & 1) {
+          if (lane_ == 0) smem_.waiting[c] = unit;
+          __syncwarp();
+          continue;
+        }
+        emit(smem_.waiting[c], unit, list.window, first);
       } else if (waiting) {  // what has no partner of its kind takes any
-        a = 31 - __clz(waiting);
+        const int a = 31 - __clz(int(waiting));
         waiting ^= 1u << a;
-        b = waiting ? 31 - __clz(waiting) : kAbsent;
+        const int b = waiting ? 31 - __clz(int(waiting)) : kAbsent;
         waiting &= ~(1u << b);
+        emit(smem_.waiting[a], smem_.waiting[b], list.window, first);
       } else if (first) {  // not a single key; the rows have to be written all the same
-        a = b = kAbsent;
+        emit(smem_.waiting[kAbsent], smem_.waiting[kAbsent], list.window, first);
       } else {
         return;
       }
-      emit(smem_.units[a], smem_.units[b], walk.window(), first);
       first = false;
     }
   }
@@ -87,52 +95,57 @@ class Producer {
     const uint32_t stage = at_.stage, freed = at_.parity ^ 1;
     const uint32_t k_full = smem_address(&smem_.k_full[stage]), v_full = smem_address(&smem_.v_full[stage]);
     const uint32_t v_free = smem_address(&smem_.v_free[stage]);
-    mbarrier_wait(smem_address(&smem_.k_free[stage]), freed);
     const uint32_t uses = a.halves() | b.halves();
-    Tile& tile = smem_.tiles[stage];
-    tile = {item_, uses | (a.masked | b.masked) << kMaskedShift, window, {first_key(a), first_key(b)},
-            {{a.keys[0], b.keys[0]}, {a.keys[1], b.keys[1]}}};
-    mbarrier_expect(k_full, Config::kTileBytes);
-    for (int c = 0; c < Config::kChunks; c++) {
-      load(params_.k, params_.column_k, a, k_full, c, smem_.k[stage][c][0]);
-      load(params_.k, params_.column_k, b, k_full, c, smem_.k[stage][c][1]);
+    // A lane copies one box: chunk lane % kChunks of unit lane / kChunks.
+    const int u = lane_ / Config::kChunks, c = lane_ % Config::kChunks;
+    const bool gathered = u == 0 ? a.gathered : b.gathered;
+    const int row = u == 0 ? a.first : b.first, head = gathered ? 0 : head_ / params_.problem.group;
+
+    mbarrier_wait(smem_address(&smem_.k_free[stage]), freed);
+    if (lane_ == 0) {
+      smem_.tiles[stage] = {item_, uses | (a.masked | b.masked) << kMaskedShift, window,
+                            {first_key(a), first_key(b)}, {{a.keys[0], b.keys[0]}, {a.keys[1], b.keys[1]}}};
+      mbarrier_expect(k_full, Config::kTileBytes);
     }
-    if (first) load_q();
+    __syncwarp();
+    if (u < 2)
+      tma_load(smem_address(smem_.k[stage][c][u]), gathered ? &params_.column_k : &params_.k, k_full,
+               c * kBoxColumns, row, head);
+    if (first) load_q(u, c);
 
     mbarrier_wait(v_free, freed);
-    // A half that does not use the tile leaves its V alone; it is let go in its place.
-    if (uses != 3) mbarrier_arrive(v_free, (2 - __popc(uses)) * kWarpsPerHalf);
-    mbarrier_expect(v_full, Config::kTileBytes);
-    for (int c = 0; c < Config::kChunks; c++) {
-      load(params_.v, params_.column_v, a, v_full, c, smem_.v[stage][0][c]);
-      load(params_.v, params_.column_v, b, v_full, c, smem_.v[stage][1][c]);
+    if (lane_ == 0) {
+      // A half that does not use the tile leaves its V alone; it is let go in its place.
+      if (uses != 3) mbarrier_arrive(v_free, (2 - __popc(uses)) * kWarpsPerHalf);
+      mbarrier_expect(v_full, Config::kTileBytes);
     }
+    __syncwarp();
+    if (u < 2)
+      tma_load(smem_address(smem_.v[stage][u][c]), gathered ? &params_.column_v : &params_.v, v_full,
+               c * kBoxColumns, row, head);
+    __syncwarp();
     at_.advance();
   }
 
   __device__ static int32_t first_key(const Unit<2>& unit) { return unit.gathered ? -kEverywhere : unit.first; }
 
-  __device__ void load(const CUtensorMap& keys, const CUtensorMap& columns, const Unit<2>& unit, uint32_t full,
-                       int chunk, const Box& dst) {
-    tma_load(smem_address(dst), unit.gathered ? &columns : &keys, full, chunk * kBoxColumns, unit.first,
-             unit.gathered ? 0 : head_ / params_.problem.group);
-  }
-
-  __device__ void load_q() {
+  __device__ void load_q(int h, int c) {
+    int head, pair;
+    params_.schedule.locate(params_.problem, item_, head, pair);
     mbarrier_wait(smem_address(&smem_.q_free), q_parity_ ^ 1);
     q_parity_ ^= 1;
     const uint32_t full = smem_address(&smem_.q_full);
-    mbarrier_expect(full, Config::kQueryBytes);
-    for (int h = 0; h < 2; h++)
-      for (int c = 0; c < Config::kChunks; c++)
-        tma_load(smem_address(smem_.q[h][c]), &params_.q, full, c * kBoxColumns, row_ + h * kUnit, head_);
+    if (lane_ == 0) mbarrier_expect(full, Config::kQueryBytes);
+    __syncwarp();
+    if (h < 2) tma_load(smem_address(smem_.q[h][c]), &params_.q, full, c * kBoxColumns, (2 * pair + h) * kUnit, head);
   }
 
   const ForwardParams& params_;
   Smem<Config>& smem_;
+  const int lane_;
   RingPosition<Config::kStages> at_;
   uint32_t q_parity_ = 0;
-  int item_, head_, row_;
+  int item_, head_;
 };
 
 // ---- consumers -------------------------------------------------------------------------------------
@@ -155,7 +168,8 @@ class Consumer {
 
       float o[Config::kDim / 2] = {};
       OnlineSoftmax softmax;
-      const bool any = next_tile();
+      over_ = false;
+      const bool any = next_tile(kAnyTiles);
       mbarrier_wait(smem_address(&smem_.q_full), q_parity);  // also if there is nothing to do: the next Q comes then
       if (any) attend(row, o, softmax);
       else release(smem_.q_free);
@@ -169,60 +183,70 @@ class Consumer {
     return smem_.tiles[ahead_.stage];
   }
 
-  // Goes to the item's next tile that this half uses, passing over those it does not. False if there is none.
-  __device__ __forceinline__ bool next_tile() {
-    for (;;) {
+  // Goes to the item's next tile that this half uses. Passes over at most `most` that it does not; false if that is not
+  // enough, or if the item is over.
+  __device__ __forceinline__ bool next_tile(int most) {
+    for (;; most--) {
       const Tile& tile = tile_ahead();
-      if (tile.item != item_) return false;
+      over_ = tile.item != item_;
+      if (over_) return false;
       flags_ = tile.flags;
+      const bool uses = flags_ >> half_ & 1;
+      if (!uses && most == 0) return false;
       here_ = ahead_;
       ahead_.advance();
-      if (flags_ >> half_ & 1) return true;
+      if (uses) return true;
       release(smem_.k_free[here_.stage]);
       take_turn();
       pass_turn();
     }
   }
 
-  // All tiles of an item.
+  // All tiles of an item, in runs without long gaps: V of a run's last tile must not be held over one, for the ring fills
+  // up behind it.
   __device__ __forceinline__ void attend(int row, float (&o)[Config::kDim / 2], OnlineSoftmax& softmax) {
+    constexpr int kGap = Config::kStages - 2;
     const int position = p_.causal ? p_.first_position() + row : kEverywhere;
     float factor[2];
     uint32_t p[kTileKeys / 4];  // weights, the A operand of P V
-    {
-      float s[kTileKeys / 2];
-      take_turn();
-      issue_scores(s);
-      pass_turn();
-      wgmma_wait<0>();
-      wgmma_pin(s);
-      mask_and_release_k(s, position);
-      softmax.step(s, p_.scale_log2, factor);
-      pack_weights<T>(s, p);
-    }
-    RingPosition<Config::kStages> values = here_;
-    while (next_tile()) {
-      float s[kTileKeys / 2];
-      take_turn();
-      issue_scores(s);
+    do {
+      {
+        float s[kTileKeys / 2];
+        take_turn();
+        issue_scores(s);
+        pass_turn();
+        wgmma_wait<0>();
+        wgmma_pin(s);
+        mask_and_release_k(s, position);
+        if (softmax.step(s, p_.scale_log2, factor)) scale_rows(o, factor);
+        pack_weights<T>(s, p);
+      }
+      RingPosition<Config::kStages> values = here_;
+      while (next_tile(kGap)) {
+        float s[kTileKeys / 2];
+        take_turn();
+        issue_scores(s);
+        issue_values(o, p, values);
+        pass_turn();
+        wgmma_wait<1>();
+        wgmma_pin(s);
+        mask_and_release_k(s, position);
+        const bool rescale = softmax.step(s, p_.scale_log2, factor);
+        wgmma_wait<0>();
+        wgmma_pin(o);
+        release(smem_.v_free[values.stage]);
+        pack_weights<T>(s, p);
+        if (rescale) scale_rows(o, factor);
+        values = here_;
+      }
+      if (over_) release(smem_.q_free);
       issue_values(o, p, values);
-      pass_turn();
-      wgmma_wait<1>();
-      wgmma_pin(s);
-      mask_and_release_k(s, position);
-      const bool rescale = softmax.step(s, p_.scale_log2, factor);
       wgmma_wait<0>();
       wgmma_pin(o);
       release(smem_.v_free[values.stage]);
-      pack_weights<T>(s, p);
-      if (rescale) scale_rows(o, factor);
-      values = here_;
-    }
+      if (over_) return;
+    } while (next_tile(kAnyTiles));
     release(smem_.q_free);
-    issue_values(o, p, values);
-    wgmma_wait<0>();
-    wgmma_pin(o);
-    release(smem_.v_free[values.stage]);
   }
 
   __device__ __forceinline__ void issue_scores(float (&s)[kTileKeys / 2]) {
@@ -291,6 +315,7 @@ class Consumer {
   }
 
   static constexpr float kLn2 = 0.693147180559945309f;
+  static constexpr int kAnyTiles = -1;  // no limit: never counts down to 0
 
   const Problem& p_;
   const Schedule& schedule_;
@@ -298,6 +323,7 @@ class Consumer {
   const int half_, thread_;
   RingPosition<Config::kStages> here_, ahead_;
   int item_;
+  bool over_;  // the tile ahead is another item's
   uint32_t flags_;
 };
 
@@ -319,10 +345,10 @@ __global__ void __launch_bounds__(kThreads, 1) forward_kernel(const __grid_const
   __syncthreads();
   const int warpgroup = __shfl_sync(0xffffffffu, threadIdx.x / 128, 0);
   if (warpgroup == 0) {
-    give_registers<kProducerRegisters>();
-    if (threadIdx.x == 0) Producer<Config>(params, smem).run();
+    give_registers<Config::kProducerRegisters>();
+    if (threadIdx.x < 32) Producer<Config>(params, smem).run();
   } else {
-    take_registers<kConsumerRegisters>();
+    take_registers<Config::kConsumerRegisters>();
     Consumer<T, Config>(params, smem, warpgroup - 1).run();
   }
 }

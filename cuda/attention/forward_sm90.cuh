@@ -10,9 +10,8 @@
 namespace mi::cuda {
 
 constexpr int kWarpsPerHalf = 4;
-constexpr int kThreads = 3 * 128;         // a producer warpgroup, of which one thread works, and two consumers
+constexpr int kThreads = 3 * 128;         // a producer warpgroup, of which one warp works, and two consumers
 constexpr int kTileKeys = 2 * kUnit;      // what one step of the pipeline computes on
-constexpr int kProducerRegisters = 40, kConsumerRegisters = 232;  // 40 + 2 * 232 <= 65536 / 128
 
 struct ForwardParams {
   CUtensorMap q, k, v, column_k, column_v;
@@ -32,20 +31,25 @@ struct Tile {
   uint64_t keys[2][2];  // [half][unit]
 };
 
-constexpr int kIncoming = 0, kAbsent = 4;
+constexpr int kAbsent = 0;
 
 using Box = char[kBoxBytes];
 
-template <int kDim_, int kStages_>
+template <int kDim_, int kStages_, int kProducerRegisters_>
 struct Config {
   static constexpr int kDim = kDim_;  // head_dim, padded to whole boxes
   static constexpr int kChunks = kDim / kBoxColumns;
   static constexpr int kStages = kStages_;
+  // Of a thread. The consumers get what the producer leaves of the block's own, which are 168 a thread: asking for one
+  // more waits for ever.
+  static constexpr int kProducerRegisters = kProducerRegisters_;
+  static constexpr int kConsumerRegisters = (3 * 168 - kProducerRegisters) / 2;
+  static_assert(kProducerRegisters % 8 == 0 && kConsumerRegisters % 8 == 0, "as setmaxnreg wants them");
   static constexpr int kTileBytes = 2 * kChunks * kBoxBytes, kQueryBytes = kTileBytes;
 };
 // As many stages as fit into 227 KB.
-using Config64 = Config<64, 6>;
-using Config128 = Config<128, 3>;
+using Config64 = Config<64, 6, 88>;
+using Config128 = Config<128, 3, 72>;
 
 // The units of a K tile lie one below the other, so that one product spans both; those of a V tile side by side.
 template <class Config>
@@ -59,8 +63,8 @@ struct alignas(1024) Smem {
   KeyTile<Config> k[Config::kStages];
   ValueTile<Config> v[Config::kStages];
   Tile tiles[Config::kStages];
-  alignas(UnitWalk<2>) char walk[sizeof(UnitWalk<2>)];
-  Unit<2> units[5];  // the producer's: kIncoming, those without a partner by the halves that want them, kAbsent
+  alignas(HeadList) char list[sizeof(HeadList)];  // of the item
+  Unit<2> waiting[4];  // for a partner, by the halves that want them; kAbsent: a partner without keys
   uint64_t q_full, q_free, k_full[Config::kStages], k_free[Config::kStages], v_full[Config::kStages],
       v_free[Config::kStages];
 };

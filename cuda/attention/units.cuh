@@ -44,10 +44,11 @@ struct HeadList {
   const uint32_t *blocks, *counts;  // block-sparse
   const uint64_t* coverage;         // 64 columns a word
   uint32_t band_count, column_count, coverage_words, block_stride;
+  int32_t first_column;  // of Problem::columns
 
   static constexpr uint32_t kNone = ~0u;
 
-  __device__ HeadList(const Problem& p, int head) : kind(MI_DENSE), window{0, kNoWindow}, band_count(0), column_count(0) {
+  __device__ HeadList(const Problem& p, int head) : kind(MI_DENSE), window{0, kNoWindow}, band_count(0), column_count(0), first_column(-1) {
     if (!p.list) return;
     const ListHead& l = reinterpret_cast<const ListHead*>(p.list)[head];
     kind = l.kind;
@@ -74,45 +75,45 @@ struct HeadList {
       whole = false;
     }
     if (!whole) kind = kNone;
+    first_column = kind == MI_VERTICAL_SLASH && column_count ? p.columns.first[head] : -1;
+    if (first_column < 0) column_count = 0;
   }
+
+  __device__ int32_t chunks() const { return int32_t(column_count + kUnit - 1) / kUnit; }
 };
 
+// A warp walks, its lanes in step: each works out one unit of a batch of 32, which then are handed out in turn.
 template <int kHalves>
 class UnitWalk {
  public:
-  // Halves are row blocks row_block, row_block + 1, ...; those past the last name no keys.
-  __device__ UnitWalk(const Problem& p, int head, int row_block) : p_(p), list_(p, head), row_block_(row_block) {
-    first_column_ = list_.column_count ? p.columns.first[head] : -1;
-    const int32_t count = first_column_ < 0 ? 0 : int32_t(list_.column_count);
-    chunks_ = list_.kind == MI_VERTICAL_SLASH ? (count + kUnit - 1) / kUnit : 0;
-    if (list_.kind == MI_BLOCK_SPARSE) {
-#pragma unroll
-      for (int h = 0; h < kHalves; h++) read_block(h);
-    } else if (chunks_) {
-      read_coverage();
-    }
-  }
+  // Halves are row blocks row_block, row_block + 1, ...; those past the last name no keys. `list` stays in place.
+  __device__ UnitWalk(const Problem& p, const HeadList& list, int row_block)
+      : p_(p), list_(list), row_block_(row_block) {}
 
-  __device__ const Window& window() const { return list_.window; }
-
+  // The next unit, in all lanes; false if there is none.
   __device__ bool next(Unit<kHalves>& unit) {
-    for (;;) {
-      while (at_ >= stop_)
-        if (!next_range()) return next_chunk(unit);
-      unit.first = at_;
-      unit.gathered = 0;
-      unit.masked = 0;
-      at_ += kUnit;
+    while (ready_ == 0)
+      if (!next_batch()) return false;
+    const int lane = __ffs(int(ready_)) - 1;
+    ready_ &= ready_ - 1;
+    unit.first = __shfl_sync(kAll, mine_.first, lane);
+    unit.gathered = __shfl_sync(kAll, mine_.gathered, lane);
+    unit.masked = __shfl_sync(kAll, mine_.masked, lane);
 #pragma unroll
-      for (int h = 0; h < kHalves; h++) {
-        unit.keys[h] = bits_below(to_[h] - unit.first) & ~bits_below(from_[h] - unit.first);
-        if (~unit.keys[h] || position_matters(h, unit.first)) unit.masked |= 1u << h;
-      }
-      if (unit.halves()) return true;
-    }
+    for (int h = 0; h < kHalves; h++) unit.keys[h] = __shfl_sync(kAll, mine_.keys[h], lane);
+    return true;
   }
 
  private:
+  static constexpr uint32_t kAll = 0xffffffffu;
+
+  // Keys [from, to) of each half, cut into `units` from key `first` on, which may be before key 0.
+  struct Range {
+    int32_t from[kHalves], to[kHalves];
+    int32_t first, units;
+  };
+
+  __device__ static int lane() { return threadIdx.x % 32; }
   __device__ bool exists(int h) const { return row_block_ + h < p_.row_blocks; }
   __device__ int32_t first_row(int h) const { return p_.first_position() + (row_block_ + h) * MI_BLOCK; }
   // First key that no row of half h sees.
@@ -129,121 +130,171 @@ class UnitWalk {
     return ahead || behind;
   }
 
-  // Sets the keys of half h in the current range.
-  __device__ void set_range(int h, int64_t from, int64_t to) {
-    from_[h] = int32_t(min(max(from, int64_t(0)), int64_t(kMostKeys)));
-    to_[h] = int32_t(min(max(to, int64_t(0)), int64_t(reach(h))));
+  // ---- ranges ----
+
+  __device__ int32_t ranges() const {
+    switch (list_.kind) {
+      case MI_DENSE: return 1;
+      case MI_A_SHAPE: return 2;
+      case MI_VERTICAL_SLASH: return int32_t(list_.band_count);
+      case MI_BLOCK_SPARSE: {
+        int32_t sum = 0;
+        for (int h = 0; h < kHalves; h++) sum += blocks_of(h);
+        return sum;
+      }
+      default: return 0;
+    }
   }
-  // Cuts the current range into units, from a grid that has key `grid` on it, which may be before key 0.
-  __device__ void set_units(int64_t grid) {
+
+  __device__ void set_keys(Range& r, int h, int64_t from, int64_t to) const {
+    r.from[h] = int32_t(min(max(from, int64_t(0)), int64_t(kMostKeys)));
+    r.to[h] = int32_t(min(max(to, int64_t(0)), int64_t(reach(h))));
+  }
+
+  __device__ Range range(int32_t index) const {
+    Range r;
+    int32_t grid = 0;  // a key that units begin at, at most the first
+#pragma unroll
+    for (int h = 0; h < kHalves; h++) r.from[h] = r.to[h] = 0;
+    if (index >= ranges()) {
+    } else if (list_.kind == MI_DENSE) {
+#pragma unroll
+      for (int h = 0; h < kHalves; h++) set_keys(r, h, 0, p_.kv_len);
+    } else if (list_.kind == MI_A_SHAPE) {  // the sink, then the window without it
+      const Window w = list_.window;
+#pragma unroll
+      for (int h = 0; h < kHalves; h++) {
+        const int32_t window = w.local > 0 ? first_row(h) - w.local + 1 : p_.kv_len;
+        if (index == 0) set_keys(r, h, 0, w.sink);
+        else set_keys(r, h, max(w.sink, window), p_.kv_len);
+      }
+      // Aligned to the row block's end: there the causal edge then takes the fewest units.
+      if (index == 1) grid = first_row(0) - kMostKeys;
+    } else if (list_.kind == MI_VERTICAL_SLASH) {
+      const Band band = list_.bands[index];
+      const int64_t end = int64_t(first_row(0)) + MI_BLOCK;
+#pragma unroll
+      for (int h = 0; h < kHalves; h++) set_keys(r, h, end + h * kUnit - band.far, end + h * kUnit - band.near);
+      grid = int32_t(max(end - band.far, -int64_t(kMostKeys)));
+    } else {  // an entry of any half's blocks; later halves leave out what an earlier one has
+      int owner = 0;
+      while (index >= blocks_of(owner)) index -= blocks_of(owner++);
+      const uint32_t block = blocks(owner)[index];
+      const int64_t from = int64_t(block) * kUnit;
+      bool taken = false;
+#pragma unroll
+      for (int h = 0; h < kHalves; h++) {
+        const bool named = h == owner || (!taken && names(h, block));
+        if (h < owner) taken = taken || named;
+        else if (named && !taken) set_keys(r, h, from, from + kUnit);
+      }
+      grid = int32_t(min(from, int64_t(kMostKeys)));
+    }
     int32_t from = INT32_MAX, to = 0;
 #pragma unroll
     for (int h = 0; h < kHalves; h++)
-      if (from_[h] < to_[h]) {
-        from = min(from, from_[h]);
-        to = max(to, to_[h]);
+      if (r.from[h] < r.to[h]) {
+        from = min(from, r.from[h]);
+        to = max(to, r.to[h]);
       }
-    stop_ = to;
-    at_ = to == 0 ? 0 : int32_t(grid + (from - grid) / kUnit * kUnit);
+    r.first = to == 0 ? 0 : grid + (from - grid) / kUnit * kUnit;
+    r.units = (to - r.first + kUnit - 1) / kUnit;
+    return r;
   }
 
-  // The next range of keys of the list; ranges are numbered by index_.
-  __device__ bool next_range() {
-    const uint32_t index = index_;
-    switch (list_.kind) {
-      case MI_DENSE: {
-        if (index > 0) return false;
-#pragma unroll
-        for (int h = 0; h < kHalves; h++) set_range(h, 0, p_.kv_len);
-        set_units(0);
-        break;
-      }
-      case MI_A_SHAPE: {  // the sink, then the window without it
-        if (index > 1) return false;
-        const Window w = list_.window;
-#pragma unroll
-        for (int h = 0; h < kHalves; h++) {
-          const int32_t window = w.local > 0 ? first_row(h) - w.local + 1 : p_.kv_len;
-          if (index == 0) set_range(h, 0, w.sink);
-          else set_range(h, max(w.sink, window), p_.kv_len);
-        }
-        // Aligned to the row block's end: there the causal edge then takes the fewest units.
-        set_units(index == 0 ? 0 : int64_t(first_row(0)) - int64_t(kMostKeys));
-        break;
-      }
-      case MI_VERTICAL_SLASH: {
-        if (index >= list_.band_count) return false;
-        const Band band = list_.bands[index];
-        const int64_t end = int64_t(first_row(0)) + MI_BLOCK;
-#pragma unroll
-        for (int h = 0; h < kHalves; h++) set_range(h, end + h * kUnit - band.far, end + h * kUnit - band.near);
-        set_units(end - band.far);
-        break;
-      }
-      case MI_BLOCK_SPARSE: {  // the halves' lists, merged
-        uint32_t block = block_[0];
-#pragma unroll
-        for (int h = 1; h < kHalves; h++) block = min(block, block_[h]);
-        if (block == kNoBlock) return false;
-        const int64_t from = int64_t(block) * kUnit;
-#pragma unroll
-        for (int h = 0; h < kHalves; h++) {
-          const bool named = block_[h] == block;
-          set_range(h, from, named ? from + kUnit : from);
-          if (named) read_block(h);
-        }
-        set_units(from);
-        break;
-      }
-      default: return false;
+  // ---- blocks of a half, ascending ----
+
+  __device__ const uint32_t* blocks(int h) const {
+    return list_.blocks + int64_t(row_block_ + h) * list_.block_stride;
+  }
+  __device__ int32_t blocks_of(int h) const {
+    return exists(h) ? int32_t(min(list_.counts[row_block_ + h], list_.block_stride)) : 0;
+  }
+  __device__ bool names(int h, uint32_t block) const {
+    const uint32_t* list = blocks(h);
+    int32_t low = 0, high = blocks_of(h);
+    while (low < high) {
+      const int32_t middle = (low + high) / 2;
+      if (list[middle] < block) low = middle + 1;
+      else high = middle;
     }
-    index_ = index + 1;
+    return low < blocks_of(h) && list[low] == block;
+  }
+
+  // ---- batches ----
+
+  __device__ bool next_batch() {
+    if (unit_at_ < unit_end_) {
+      cut_ranges();
+      return true;
+    }
+    const int32_t batches = (ranges() + 31) / 32;
+    if (batch_ < batches) load_ranges(batch_ * 32 + lane());
+    else if ((batch_ - batches) * 32 < list_.chunks()) take_chunks((batch_ - batches) * 32 + lane());
+    else return false;
+    batch_++;
     return true;
   }
 
-  // The entry after the one just used, read ahead of its use.
-  __device__ void read_block(int h) {
-    const int m = row_block_ + h;
-    block_[h] = kNoBlock;
-    if (!exists(h) || block_index_[h] >= min(list_.counts[m], list_.block_stride)) return;
-    block_[h] = list_.blocks[int64_t(m) * list_.block_stride + block_index_[h]++];
-  }
-
-  __device__ void read_coverage() {
+  // 32 more ranges, one a lane.
+  __device__ void load_ranges(int32_t index) {
+    range_ = range(index);
+    int32_t end = range_.units;
 #pragma unroll
-    for (int h = 0; h < kHalves; h++)
-      covered_[h] = exists(h) ? list_.coverage[int64_t(row_block_ + h) * list_.coverage_words + chunk_] : 0;
-  }
-
-  // 64 columns that a half needs, if any are left.
-  __device__ bool next_chunk(Unit<kHalves>& unit) {
-    while (chunk_ < chunks_) {
-      const uint64_t present = bits_below(int32_t(list_.column_count) - chunk_ * kUnit);
-      unit.first = first_column_ + chunk_ * kUnit;
-      unit.gathered = 1;
-      unit.masked = 0;
-#pragma unroll
-      for (int h = 0; h < kHalves; h++) {
-        unit.keys[h] = covered_[h] & present;
-        if (~unit.keys[h]) unit.masked |= 1u << h;
-      }
-      if (++chunk_ < chunks_) read_coverage();
-      if (unit.halves()) return true;
+    for (int o = 1; o < 32; o *= 2) {
+      const int32_t before = __shfl_up_sync(kAll, end, o);
+      if (lane() >= o) end += before;
     }
-    return false;
+    range_end_ = end;
+    unit_at_ = 0;
+    unit_end_ = __shfl_sync(kAll, end, 31);
   }
 
-  static constexpr uint32_t kNoBlock = ~0u;
+  // 32 more units of these ranges.
+  __device__ void cut_ranges() {
+    const int32_t index = unit_at_ + lane();
+    unit_at_ += 32;
+    int owner = 0;  // the lane whose range it is of
+#pragma unroll
+    for (int s = 16; s; s /= 2)
+      if (__shfl_sync(kAll, range_end_, owner + s - 1) <= index) owner += s;
+    const int32_t begin = __shfl_sync(kAll, range_end_ - range_.units, owner);
+    mine_.first = __shfl_sync(kAll, range_.first, owner) + (index - begin) * kUnit;
+    mine_.gathered = 0;
+    mine_.masked = 0;
+#pragma unroll
+    for (int h = 0; h < kHalves; h++) {
+      const int32_t from = __shfl_sync(kAll, range_.from[h], owner), to = __shfl_sync(kAll, range_.to[h], owner);
+      mine_.keys[h] = bits_below(to - mine_.first) & ~bits_below(from - mine_.first);
+      if (~mine_.keys[h] || position_matters(h, mine_.first)) mine_.masked |= 1u << h;
+    }
+    ready_ = __ballot_sync(kAll, index < unit_end_ && mine_.halves() != 0);
+  }
+
+  // 32 more chunks of 64 columns.
+  __device__ void take_chunks(int32_t chunk) {
+    mine_.first = list_.first_column + chunk * kUnit;
+    mine_.gathered = 1;
+    mine_.masked = 0;
+    const uint64_t present = bits_below(int32_t(list_.column_count) - chunk * kUnit);
+#pragma unroll
+    for (int h = 0; h < kHalves; h++) {
+      const bool read = chunk < list_.chunks() && exists(h);
+      const int64_t at = int64_t(row_block_ + h) * list_.coverage_words + chunk;
+      mine_.keys[h] = read ? list_.coverage[at] & present : 0;
+      if (~mine_.keys[h]) mine_.masked |= 1u << h;
+    }
+    ready_ = __ballot_sync(kAll, mine_.halves() != 0);
+  }
 
   const Problem& p_;
-  const HeadList list_;
+  const HeadList& list_;
   const int32_t row_block_;
-  uint32_t index_ = 0;                    // ranges taken
-  int32_t at_ = 0, stop_ = 0;             // units [at_, stop_) of the current range are left
-  int32_t from_[kHalves], to_[kHalves];   // its keys, by half
-  uint32_t block_[kHalves], block_index_[kHalves] = {};
-  int32_t first_column_, chunk_ = 0, chunks_;
-  uint64_t covered_[kHalves];
+  int32_t batch_ = 0;                                     // of 32 ranges, then of 32 chunks
+  Range range_{};                                         // the lane's
+  int32_t range_end_ = 0, unit_at_ = 0, unit_end_ = 0;  // units, counted over the ranges that lanes hold
+  Unit<kHalves> mine_{};                                  // the lane's of the batch
+  uint32_t ready_ = 0;                                    // lanes whose unit is left
 };
 
 // ---- what a row sees of a unit ---------------------------------------------------------------------

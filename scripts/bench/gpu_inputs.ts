@@ -6,6 +6,8 @@
 
 /** First keys, which upstream always takes. */
 const SINKS = 30;
+/** Nearest distances, likewise. */
+const FORCED = 100;
 /** Length of a run of slashes outside the local band. */
 const RUN = 64;
 
@@ -39,7 +41,8 @@ function lcg(seed: number): (n: number) => number {
 
 /**
  * Columns and distances (query position minus key position) of one head, both ascending. Columns: the
- * sinks and random others. Distances: two thirds are the local band, the rest runs of 64.
+ * sinks and random others. Distances: two thirds, and what is forced, are the
+ * local band, the rest runs of 64.
  */
 export function indexSet(
   tokens: number,
@@ -53,7 +56,8 @@ export function indexSet(
   while (columns.size < Math.min(vertical, tokens)) columns.add(below(tokens));
   const wanted = Math.min(slash, tokens);
   const distances = new Set<number>();
-  for (let d = 0; d < Math.floor(2 * wanted / 3); d++) distances.add(d);
+  const local = Math.min(wanted, Math.max(FORCED, Math.floor(2 * wanted / 3)));
+  for (let d = 0; d < local; d++) distances.add(d);
   while (distances.size < wanted) {
     const start = RUN * below(Math.ceil(tokens / RUN));
     const end = Math.min(start + RUN, tokens);
@@ -80,6 +84,28 @@ const LOCAL_SCALE = 1.4;
 const COMB_SCALE = 1;
 const SALT = { q: 1, k: 2, v: 3 } as const;
 
+/** cos and sin of every step of a full turn, interleaved. */
+function circle(steps: number): Float64Array {
+  const table = new Float64Array(2 * steps);
+  for (let i = 0; i < steps; i++) {
+    table[2 * i] = Math.cos(2 * Math.PI * i / steps);
+    table[2 * i + 1] = Math.sin(2 * Math.PI * i / steps);
+  }
+  return table;
+}
+
+const period = (tokens: number): number => Math.max(Math.floor(tokens / 32), 64);
+
+let cached: { tokens: number; local: Float64Array; comb: Float64Array } | undefined;
+
+/** The circles of a length; those of the last length are kept. */
+function turns(tokens: number): { local: Float64Array; comb: Float64Array } {
+  if (cached?.tokens !== tokens) {
+    cached = { tokens, local: circle(2 * tokens), comb: circle(period(tokens)) };
+  }
+  return cached;
+}
+
 /**
  * Rows of q, k or v of one head of 128: attention with sinks, strong columns, a local band and periodic
  * diagonals. Pairs of dimensions hold cos and sin of harmonics of the position, so that q·k depends on the
@@ -95,8 +121,8 @@ export function structuredRows(
 ): Float32Array<ArrayBuffer> {
   const rows = new Float32Array(count * DIM);
   const salt = SALT[kind] << 28;
+  const turn = turns(tokens);
   const noise = kind === "v" ? 1 : 0.5;
-  const period = Math.max(Math.floor(tokens / 32), 64);
   for (let i = 0; i < count; i++) {
     const position = first + i;
     const row = rows.subarray(i * DIM, (i + 1) * DIM);
@@ -105,11 +131,12 @@ export function structuredRows(
     for (let pair = 0; pair < LOCAL + COMB; pair++) {
       const local = pair < LOCAL;
       const harmonic = local ? pair + 1 : pair - LOCAL + 1;
-      const length = local ? 2 * tokens : period;
-      const angle = ((position * harmonic) % length) * (2 * Math.PI / length);
+      const length = local ? 2 * tokens : period(tokens);
       const scale = local ? LOCAL_SCALE : COMB_SCALE;
-      row[2 * pair] = scale * Math.cos(angle);
-      row[2 * pair + 1] = scale * Math.sin(angle);
+      const at = 2 * ((position * harmonic) % length);
+      const table = local ? turn.local : turn.comb;
+      row[2 * pair] = scale * table[at];
+      row[2 * pair + 1] = scale * table[at + 1];
     }
     const strong = (hashUnit(position + (4 << 28)) + 1) / 2;
     row[126] = kind === "q" ? 4 : 12 * strong ** 16;

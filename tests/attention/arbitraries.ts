@@ -65,6 +65,11 @@ export async function makeCase(shape: SequenceShape, seed: number, spread = 1.7)
 /** Budgets from 1 to beyond the length. */
 const budget = fc.oneof(fc.integer({ min: 1, max: 400 }), fc.constantFrom(1, 30, 64, 100, 1000));
 
+/** How blocks may be scored: antidiagonal sums are the CPU's alone. */
+export const blockScore: fc.Arbitrary<"pooled" | "antidiagonal"> = fc.constantFrom(
+  ...(device.kind === "cpu" ? ["pooled", "antidiagonal"] as const : ["pooled"] as const),
+);
+
 /** Every kind of pattern. */
 export const patterns: fc.Arbitrary<HeadPattern> = fc.oneof(
   fc.constant<HeadPattern>({ kind: "dense" }),
@@ -88,10 +93,7 @@ export const patterns: fc.Arbitrary<HeadPattern> = fc.oneof(
     topK: fc.integer({ min: 1, max: 7 }),
     forceSink: fc.boolean(),
     forceDiagonal: fc.boolean(),
-    // Antidiagonal scores are the CPU's alone.
-    score: fc.constantFrom(
-      ...(device.kind === "cpu" ? ["pooled", "antidiagonal"] as const : ["pooled"] as const),
-    ),
+    score: blockScore,
   }),
 );
 

@@ -109,6 +109,20 @@ for (const dtype of attentionDtypes) {
   });
 }
 
+Deno.test("neighbouring row blocks that want different keys over long lists", async () => {
+  const dtype = attentionDtypes[attentionDtypes.length - 1];
+  const shape = { qHeads: 2, kvHeads: 1, headDim: 64, qLen: 3000, kvLen: 3300, scale: 0.125 };
+  using c = await makeCase(shape, dtype, 5);
+  using index = await buildIndex(c.q, c.k, [
+    { kind: "block_sparse", topK: 5 },
+    { kind: "vertical_slash", vertical: 200, slash: 100, selection: "exact" },
+  ]);
+  const lists = await readIndex(index);
+  using out = poisoned(shape, dtype);
+  using result = await sparseAttention(c.q, c.k, c.v, index, { out });
+  await compare(result, shape, c.values, (h, row) => visits(lists[h], shape, row), dtype);
+});
+
 Deno.test("output may overwrite the queries", async () => {
   const dtype = attentionDtypes[attentionDtypes.length - 1];
   const shape = { qHeads: 4, kvHeads: 2, headDim: 64, qLen: 200, kvLen: 230, scale: 0.125 };

@@ -5,7 +5,7 @@ import { buildIndex } from "../../src/attention/attention.ts";
 import type { HeadPattern } from "../../src/attention/patterns.ts";
 import type { SequenceShape } from "../../src/attention/sequence.ts";
 import type { HeadStats } from "../../src/attention/stats.ts";
-import { longShapes, makeCase } from "./arbitraries.ts";
+import { blockScore, longShapes, makeCase } from "./arbitraries.ts";
 
 /** Sums of f32 in another order. */
 const ROUNDING = 1e-5;
@@ -16,7 +16,7 @@ const more = fc.oneof(fc.integer({ min: 0, max: 300 }), fc.constantFrom(0, 1, 64
 const blocks = fc.record({
   forceSink: fc.boolean(),
   forceDiagonal: fc.boolean(),
-  score: fc.constantFrom("pooled" as const, "antidiagonal" as const),
+  score: blockScore,
 });
 
 /** A budget and one that is at least as large in every respect. */

@@ -6,6 +6,7 @@ import torch
 
 MASK = 0xFFFFFFFF
 SINKS = 30  # first keys, forced by upstream
+FORCED = 100  # nearest distances, likewise
 RUN = 64  # length of a run of slashes outside the local band
 
 # Budgets (columns, slashes) of the published Llama-3-8B-262k pattern file: heads of 1024, and heads of a
@@ -33,14 +34,15 @@ class Lcg:
 def index_set(tokens, vertical, slash, seed):
     """Columns (ascending) and distances (descending) of one head.
 
-    Columns: the sinks and random others. Distances: two thirds are the local band, the rest runs of 64.
+    Columns: the sinks and random others. Distances: two thirds, and what is forced, are the local band, the
+    rest runs of 64.
     """
     random = Lcg(seed)
     columns = set(range(min(SINKS, vertical, tokens)))
     while len(columns) < min(vertical, tokens):
         columns.add(random.below(tokens))
     slash = min(slash, tokens)
-    distances = set(range(2 * slash // 3))
+    distances = set(range(min(slash, max(FORCED, 2 * slash // 3))))
     while len(distances) < slash:
         start = RUN * random.below(math.ceil(tokens / RUN))
         for distance in range(start, min(start + RUN, tokens)):

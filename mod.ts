@@ -60,6 +60,7 @@ export type {
   HeadPattern,
   VerticalSlashPattern,
 } from "./src/attention/patterns.ts";
+export type { LayerEstimate, ReviseEstimate } from "./src/attention/revise.ts";
 export type { Band, HeadList } from "./src/attention/work_list.ts";
 export type { HeadStats, Retained } from "./src/attention/stats.ts";
 export { loadModel, Model } from "./src/model/model.ts";

@@ -6,6 +6,7 @@
 import { chooseDense, DENSE_ABOVE } from "../attention/cost.ts";
 import type { Guard } from "../attention/guard.ts";
 import { type HeadPattern, resolvePattern } from "../attention/patterns.ts";
+import { revisedEstimate, type ReviseEstimate } from "../attention/revise.ts";
 import {
   enqueueAttention,
   enqueueIndex,
@@ -39,6 +40,8 @@ export interface SparseOptions {
   readonly guard?: Guard;
   /** Probe rows. Default 64. */
   readonly lastQ?: number;
+  /** Revises what vertical-slash heads select by. */
+  readonly reviseEstimate?: ReviseEstimate;
   /** Compute a head densely where its list would not pay. Default true. */
   readonly automatic?: boolean;
 }
@@ -184,7 +187,7 @@ export class Decoder implements Disposable {
         await device.sync(options);
         await options.inspect({ layer, shape, q, k, v });
       }
-      const list = this.#index(layer, shape, q, k, options.sparse);
+      const list = await this.#index(layer, shape, q, k, options);
       enqueueAttention(device, this.#scratch, shape, { q, k, v, out: q, list });
       this.#feedForward(weights, hidden, q, rows, first);
       if (rows > 1) await device.sync(options); // bounds the queue: an abort waits for one layer at most
@@ -251,26 +254,34 @@ export class Decoder implements Disposable {
   }
 
   /** The layer's work list, or undefined where dense attention is chosen. */
-  #index(
+  async #index(
     layer: number,
     shape: SequenceShape,
     q: View,
     k: View,
-    sparse?: SparseOptions,
-  ): WorkList | undefined {
+    { sparse, signal }: ForwardOptions,
+  ): Promise<WorkList | undefined> {
     if (!sparse || shape.qLen === 1) return undefined; // decoding is dense, as upstream's
     const { kind } = this.device;
     const patterns = sparse.patterns[layer].map(resolvePattern);
     const automatic = sparse.automatic ?? true;
     if (patterns.every((p) => p.kind === "dense")) return undefined;
     if (automatic && chooseDense(kind, shape, patterns)) return undefined;
+    const { lastQ, reviseEstimate: revise } = sparse;
+    const estimated = patterns.some((p) => p.kind === "vertical_slash");
+    using revised = revise && estimated
+      ? await revisedEstimate(this.device, this.#scratch, shape, { layer, q, k }, revise, {
+        lastQ,
+        signal,
+      })
+      : undefined;
     return enqueueIndex(this.device, this.#scratch, shape, q, k, patterns, {
-      lastQ: sparse.lastQ,
+      lastQ,
       measureMass: sparse.measureMass,
       guard: sparse.guard,
       denseAbove: automatic ? DENSE_ABOVE[kind] : 1,
       stats: sparse.stats?.ref(layer * statsBytes(shape.qHeads)),
-    });
+    }, revised?.sums);
   }
 
   /** Output projection, then norm, gate, up, down; both added to the residual stream. */

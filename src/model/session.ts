@@ -5,6 +5,7 @@
  */
 import { type GuardOption, resolveGuard } from "../attention/guard.ts";
 import type { HeadPattern } from "../attention/patterns.ts";
+import type { ReviseEstimate } from "../attention/revise.ts";
 import { decodeStats, type HeadStats, statsBytes } from "../attention/stats.ts";
 import type { CallOptions } from "../device/device.ts";
 import type { SampleOptions } from "../device/ops.ts";
@@ -39,6 +40,8 @@ export interface PrefillOptions extends CallOptions {
    * computed densely for this prompt. Default true: {@linkcode DEFAULT_GUARD}.
    */
   guard?: GuardOption;
+  /** Revises what vertical-slash heads select their columns and diagonals by. Default the estimate as it is. */
+  reviseEstimate?: ReviseEstimate;
   /** Receives progress of tokenization and prefill. */
   onProgress?: OnProgress;
 }
@@ -191,6 +194,7 @@ export class Session implements AsyncDisposable {
     const { device, config } = decoder;
     const tokens = new Uint32Array(this.#tokens.slice(this.#computed));
     const guard = resolveGuard(options.guard ?? true);
+    const { measureMass, reviseEstimate } = options;
     const start = performance.now();
     this.#cache.reserve(this.length, this.#computed);
     const report = new Reporter("prefill", tokens.length, options.onProgress);
@@ -200,7 +204,7 @@ export class Session implements AsyncDisposable {
     device.timings(); // from here on
     await decoder.forward(tokens, this.#cache, this.#computed, this.#logits, {
       signal: options.signal,
-      sparse: patterns ? { patterns, stats, measureMass: options.measureMass, guard } : undefined,
+      sparse: patterns ? { patterns, stats, measureMass, guard, reviseEstimate } : undefined,
       onLayer: (done) => report.update(Math.floor(tokens.length * done / config.layers)),
     });
     const heads = Array.from(

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { type DeviceOptions, openDevice } from "../device/device.ts";
+import { type DeviceKind, type DeviceOptions, openDevice } from "../device/device.ts";
 import { type Checkpoint, openCheckpoint } from "../model/checkpoint.ts";
 import { ROW_CHUNK } from "../model/decoder.ts";
 import { type MemoryPlan, planMemory } from "../model/memory.ts";
@@ -36,6 +36,7 @@ interface TensorRow {
 /** Free memory to plan with. */
 interface Room {
   readonly device: string;
+  readonly kind: DeviceKind;
   readonly free: number;
   readonly activationBytes: number;
 }
@@ -44,12 +45,13 @@ interface Room {
 async function findRoom(options: DeviceOptions): Promise<Room> {
   try {
     await using device = await openDevice(options);
-    const { name, freeMemory } = device.info();
-    return { device: name, free: freeMemory, activationBytes: device.kind === "cpu" ? 4 : 2 };
+    const { kind, name, freeMemory } = device.info();
+    return { device: name, kind, free: freeMemory, activationBytes: kind === "cpu" ? 4 : 2 };
   } catch (error) {
     if (!(error instanceof MInferenceError) || error.code !== "LIBRARY_NOT_FOUND") throw error;
     const { available } = Deno.systemMemoryInfo();
-    return { device: "CPU (library not built)", free: available, activationBytes: 4 };
+    const device = "CPU (library not built)";
+    return { device, kind: "cpu", free: available, activationBytes: 4 };
   }
 }
 
@@ -65,7 +67,7 @@ function plan(checkpoint: Checkpoint, room: Room, weights: number, tokens: numbe
     },
     weights,
     activationBytes: room.activationBytes,
-    rowChunk: ROW_CHUNK,
+    rowChunk: ROW_CHUNK[room.kind],
     free: Math.max(0, room.free - weights), // they are not loaded
   }, tokens);
 }

@@ -14,7 +14,7 @@ import {
   type WorkList,
 } from "../attention/sequence.ts";
 import { statsBytes } from "../attention/stats.ts";
-import type { CallOptions, Device } from "../device/device.ts";
+import type { CallOptions, Device, DeviceKind } from "../device/device.ts";
 import type { FloatDType } from "../device/dtype.ts";
 import { convertCopy, embed, linear, rmsNorm, rope, sample, siluMul } from "../device/ops.ts";
 import type { SampleOptions } from "../device/ops.ts";
@@ -23,10 +23,14 @@ import type { Tensor } from "../device/tensor.ts";
 import type { Ref, View } from "../native/structs.ts";
 import type { ModelConfig } from "./config.ts";
 import type { KvCache } from "./kv_cache.ts";
+import { Lookahead } from "./lookahead.ts";
 import type { LayerParameters, LinearParameters, ModelParameters } from "./parameters.ts";
 
-/** Rows per pass of the token-wise operations: bounds their workspace whatever the prompt's length. */
-export const ROW_CHUNK = 2048;
+/**
+ * Rows per pass of the token-wise operations: bounds their workspace whatever the prompt's length. A GPU
+ * takes many rows to fill its multiprocessors evenly.
+ */
+export const ROW_CHUNK: Readonly<Record<DeviceKind, number>> = { cpu: 2048, cuda: 16_384 };
 
 /** Sparse attention of a forward pass. */
 export interface SparseOptions {
@@ -52,7 +56,7 @@ export interface ForwardOptions extends CallOptions {
   readonly sparse?: SparseOptions;
   /** Rows whose logits are wanted. Default `last`, which also spares the last layer every other row. */
   readonly logits?: "last" | "all";
-  /** Called after each layer with the layers done. */
+  /** Called with the layers done so far, as they are. */
   readonly onLayer?: (done: number) => void;
   /**
    * Called before each layer's attention with its operands, queries of every row, for the pattern search.
@@ -81,16 +85,11 @@ interface Rows {
   readonly count: number;
 }
 
-function* chunks(first: number, end: number): Generator<Rows> {
-  for (let row = first; row < end; row += ROW_CHUNK) {
-    yield { first: row, count: Math.min(ROW_CHUNK, end - row) };
-  }
-}
-
 /** Runs tokens through the model on one device. Not reentrant: callers take turns. */
 export class Decoder implements Disposable {
   readonly #scratch: Scratch;
   readonly #act: FloatDType;
+  readonly #rowChunk: number;
 
   /**
    * @param config What the model is.
@@ -105,6 +104,7 @@ export class Decoder implements Disposable {
   ) {
     this.#scratch = new Scratch(device);
     this.#act = activationDtype(device);
+    this.#rowChunk = ROW_CHUNK[device.kind];
   }
 
   /** Bytes of workspace held. */
@@ -131,6 +131,13 @@ export class Decoder implements Disposable {
       headStride: 0,
       dtype: code,
     });
+  }
+
+  /** Rows [first, end) in pieces that fit the workspace. */
+  *#chunks(first: number, end: number): Generator<Rows> {
+    for (let row = first; row < end; row += this.#rowChunk) {
+      yield { first: row, count: Math.min(this.#rowChunk, end - row) };
+    }
   }
 
   #linear(x: View, p: LinearParameters, y: View, rows: number, accumulate = false): void {
@@ -167,6 +174,7 @@ export class Decoder implements Disposable {
     embed(device, ids.ref(), parameters.embedding, hidden(), rows);
     if (position === 0) cache.ropeLength = rows;
     const angles = parameters.rope(cache.ropeLength);
+    const ahead = new Lookahead(device, options);
     for (let layer = 0; layer < config.layers; layer++) {
       // Only the last row of the last layer reaches the logits.
       const whole = all || options.inspect || layer < config.layers - 1;
@@ -190,11 +198,14 @@ export class Decoder implements Disposable {
       const list = await this.#index(layer, shape, q, k, options);
       enqueueAttention(device, this.#scratch, shape, { q, k, v, out: q, list });
       this.#feedForward(weights, hidden, q, rows, first);
-      if (rows > 1) await device.sync(options); // bounds the queue: an abort waits for one layer at most
-      options.onLayer?.(layer + 1);
+      if (rows > 1) { // a single row is queued whole
+        await ahead.step();
+        options.onLayer?.(layer);
+      }
     }
     this.#logits(hidden, rows, all ? 0 : rows - 1, logits);
-    if (rows > 1) await device.sync(options);
+    if (rows > 1) await ahead.finish();
+    options.onLayer?.(config.layers);
   }
 
   /** Norm, q/k/v projections, rotary embedding; k and v go to the cache. Returns q of rows from `first`. */
@@ -212,12 +223,12 @@ export class Decoder implements Disposable {
     const { heads, kvHeads, headDim, normEps: eps } = config;
     const { rotaryDim, interleaved } = config.rope;
     const q = this.#matrix("q", rows - first, heads * headDim);
-    const kv = this.#matrix("kv", Math.min(rows, ROW_CHUNK), kvHeads * headDim);
-    const normed = this.#matrix("normed", Math.min(rows, ROW_CHUNK), config.hiddenSize);
+    const kv = this.#matrix("kv", Math.min(rows, this.#rowChunk), kvHeads * headDim);
+    const normed = this.#matrix("normed", Math.min(rows, this.#rowChunk), config.hiddenSize);
     // [rows, heads * headDim] seen as [heads, rows, headDim].
     const asHeads = (view: View): View => ({ ...view, headStride: headDim });
     const turn = { headDim, rotaryDim, interleaved, scale: angles.scale };
-    for (const { first: row, count } of chunks(0, rows)) {
+    for (const { first: row, count } of this.#chunks(0, rows)) {
       const at = position + row;
       rmsNorm(device, hidden(row), weights.attentionNorm, normed(), {
         rows: count,
@@ -294,12 +305,12 @@ export class Decoder implements Disposable {
   ): void {
     const { device, config } = this;
     const { hiddenSize, intermediateSize, normEps: eps } = config;
-    const most = Math.min(rows - first, ROW_CHUNK);
+    const most = Math.min(rows - first, this.#rowChunk);
     const normed = this.#matrix("normed", most, hiddenSize);
     const gate = this.#matrix("gate", most, intermediateSize);
     const up = this.#matrix("up", most, intermediateSize);
     const bytes = this.#act === "f32" ? 4 : 2;
-    for (const { first: row, count } of chunks(first, rows)) {
+    for (const { first: row, count } of this.#chunks(first, rows)) {
       const size = { rows: count, dim: hiddenSize, eps };
       const offset = attended.offset + (row - first) * attended.rowStride * bytes;
       const from = { ...attended, headStride: 0, offset };
@@ -331,8 +342,8 @@ export class Decoder implements Disposable {
   #logits(hidden: (row?: number) => View, rows: number, first: number, logits: Tensor): void {
     const { device, config, parameters } = this;
     const { hiddenSize, vocabSize, normEps: eps } = config;
-    const normed = this.#matrix("normed", Math.min(rows - first, ROW_CHUNK), hiddenSize);
-    for (const { first: row, count } of chunks(first, rows)) {
+    const normed = this.#matrix("normed", Math.min(rows - first, this.#rowChunk), hiddenSize);
+    for (const { first: row, count } of this.#chunks(first, rows)) {
       const size = { rows: count, dim: hiddenSize, eps };
       rmsNorm(device, hidden(row), parameters.outputNorm, normed(), size);
       const y = logits.view({ offset: (row - first) * vocabSize, rowStride: vocabSize });

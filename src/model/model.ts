@@ -155,7 +155,7 @@ export class Model implements AsyncDisposable {
       kv: this.#kv,
       weights: this.#parameters.byteLength,
       activationBytes: activationDtype(this.device) === "f32" ? 4 : 2,
-      rowChunk: ROW_CHUNK,
+      rowChunk: ROW_CHUNK[this.device.kind],
       free: this.device.info().freeMemory,
     }, tokens);
   }

@@ -1,0 +1,178 @@
+/**
+ * A model without a checkpoint: a known shape, weights drawn at random on the device.
+ *
+ * @module
+ */
+import type { HeadPattern } from "../../src/attention/patterns.ts";
+import type { Device } from "../../src/device/device.ts";
+import type { Tensor } from "../../src/device/tensor.ts";
+import type { ModelConfig } from "../../src/model/config.ts";
+import { KvCache, type KvShape } from "../../src/model/kv_cache.ts";
+import type { LayerParameters, ModelParameters } from "../../src/model/parameters.ts";
+import { inverseFrequencies } from "../../src/model/rope.ts";
+import type { Ref, View } from "../../src/native/structs.ts";
+import { BUDGETS } from "./gpu_inputs.ts";
+
+const LLAMA_3_8B: ModelConfig = {
+  architecture: "llama",
+  hiddenSize: 4096,
+  layers: 32,
+  heads: 32,
+  kvHeads: 8,
+  headDim: 128,
+  intermediateSize: 14336,
+  vocabSize: 128256,
+  normEps: 1e-5,
+  tieEmbeddings: false,
+  rope: { theta: 500_000, rotaryDim: 128, interleaved: false, scaling: { kind: "none" } },
+  qkvBias: false,
+  outBias: false,
+  mlpBias: false,
+  qkNorm: false,
+  fusedQkv: false,
+  fusedGateUp: false,
+  postNorms: false,
+  maxPositions: 2 ** 21,
+  eosIds: [],
+};
+
+/** Shapes to measure, by name. `tiny` tries the benchmark itself. */
+export const SHAPES: Readonly<Record<string, ModelConfig>> = {
+  "llama-3-8b": LLAMA_3_8B,
+  tiny: {
+    ...LLAMA_3_8B,
+    hiddenSize: 256,
+    layers: 4,
+    heads: 4,
+    kvHeads: 2,
+    intermediateSize: 512,
+    vocabSize: 1024,
+  },
+};
+
+/** The published budgets in each layer, in their proportion, banded: their cost does not depend on the data. */
+export function publishedPatterns({ layers, heads }: ModelConfig): HeadPattern[][] {
+  const mix = BUDGETS.flatMap((budget) => Array<typeof budget>(budget.heads).fill(budget));
+  const layer = Array.from({ length: heads }, (_, head): HeadPattern => {
+    const { vertical, slash } = mix[Math.floor(head * mix.length / heads)];
+    return { kind: "vertical_slash", vertical, slash, selection: "banded" };
+  });
+  return Array(layers).fill(layer);
+}
+
+const STOCK = 1 << 20;
+
+/** Standard normal numbers (Box-Muller). */
+function normals(scale: number): Float32Array<ArrayBuffer> {
+  return Float32Array.from({ length: STOCK }, () => {
+    const radius = Math.sqrt(-2 * Math.log(1 - Math.random()));
+    return scale * radius * Math.cos(2 * Math.PI * Math.random());
+  });
+}
+
+/** Draws matrices: pieces of a stock of normal numbers, from a random place each. */
+class Draw {
+  readonly #stocks = new Map<number, Tensor>();
+
+  constructor(readonly device: Device, readonly owned: DisposableStack) {}
+
+  #stock(columns: number): Tensor {
+    let stock = this.#stocks.get(columns);
+    if (!stock) {
+      const data = normals(1 / Math.sqrt(columns));
+      stock = this.device.tensor([STOCK], { dtype: "bf16", data });
+      this.#stocks.set(columns, stock);
+    }
+    return stock;
+  }
+
+  /** bf16 [rows, columns] of deviation 1 / sqrt(columns). */
+  matrix(rows: number, columns: number): { view: View; rows: number; columns: number } {
+    const { device } = this;
+    const tensor = this.owned.use(device.tensor([rows, columns], { dtype: "bf16" }));
+    const stock = this.#stock(columns);
+    const step = STOCK / 2;
+    for (let at = 0; at < tensor.length; at += step) {
+      const from = 16 * Math.floor(Math.random() * step / 16);
+      device.copy(tensor, 2 * at, stock, 2 * from, 2 * Math.min(step, tensor.length - at));
+    }
+    return { view: tensor.view(), rows, columns };
+  }
+
+  /** f32 ones. */
+  ones(length: number): Ref {
+    return this.owned.use(this.device.tensor([length], { data: new Float32Array(length).fill(1) }))
+      .ref();
+  }
+
+  [Symbol.dispose](): void {
+    for (const stock of this.#stocks.values()) stock.dispose();
+  }
+}
+
+function drawLayer(draw: Draw, config: ModelConfig): LayerParameters {
+  const { hiddenSize, heads, kvHeads, headDim, intermediateSize } = config;
+  const linear = (rows: number, columns: number) => ({ weight: draw.matrix(rows, columns) });
+  return {
+    attentionNorm: draw.ones(hiddenSize),
+    q: linear(heads * headDim, hiddenSize),
+    k: linear(kvHeads * headDim, hiddenSize),
+    v: linear(kvHeads * headDim, hiddenSize),
+    output: linear(hiddenSize, heads * headDim),
+    feedForwardNorm: draw.ones(hiddenSize),
+    gate: linear(intermediateSize, hiddenSize),
+    up: linear(intermediateSize, hiddenSize),
+    down: linear(hiddenSize, intermediateSize),
+  };
+}
+
+/** Draws all weights of a model, bf16. */
+export async function randomParameters(
+  device: Device,
+  config: ModelConfig,
+): Promise<ModelParameters> {
+  const before = device.info().allocated;
+  using owned = new DisposableStack();
+  using draw = new Draw(device, owned);
+  const matrix = (): ReturnType<Draw["matrix"]> => draw.matrix(config.vocabSize, config.hiddenSize);
+  const embedding = matrix();
+  const layers = Array.from({ length: config.layers }, () => drawLayer(draw, config));
+  const outputNorm = draw.ones(config.hiddenSize);
+  const output = matrix();
+  const { invFreq, scale } = inverseFrequencies(config.rope, config.maxPositions);
+  const frequencies = owned.use(
+    device.tensor([invFreq.length], { data: new Float32Array(invFreq) }),
+  );
+  draw[Symbol.dispose]();
+  await device.sync();
+  const byteLength = device.info().allocated - before;
+  const kept = owned.move();
+  return {
+    embedding,
+    layers,
+    outputNorm,
+    output,
+    byteLength,
+    rope: () => ({ invFreq: frequencies.ref(), scale }),
+    [Symbol.dispose]: (): void => kept.dispose(),
+  };
+}
+
+/**
+ * A cache whose layers share the memory of one: what a prompt of a length costs whose keys and values do not
+ * fit. Nothing can be generated from it.
+ */
+export class OneLayerCache extends KvCache {
+  /** @param shape Its layers count as one. */
+  constructor(device: Device, shape: KvShape) {
+    super(device, { ...shape, layers: 1 });
+  }
+
+  override keys(_layer: number, position = 0): View {
+    return super.keys(0, position);
+  }
+
+  override values(_layer: number, position = 0): View {
+    return super.values(0, position);
+  }
+}

@@ -1,0 +1,112 @@
+/**
+ * The results file of the end-to-end benchmark.
+ *
+ * @module
+ */
+import type { ModelConfig } from "../../src/model/config.ts";
+import type { Budget } from "./gpu_inputs.ts";
+import type { Machine } from "./machine.ts";
+
+/** A prompt read to its first token. */
+export interface PrefillRow {
+  /** Tokens of the prompt. */
+  readonly tokens: number;
+  /** Wall time to the first token, median, milliseconds. */
+  readonly ms: number;
+  /** Every reading. */
+  readonly readings: readonly number[];
+  /** Device time of the linear layers in the median reading, milliseconds. */
+  readonly linearMs: number;
+  /** Of the attention kernels. */
+  readonly attentionMs: number;
+  /** Of estimate and index. */
+  readonly indexMs: number;
+  /** Wall time that is none of them. */
+  readonly restMs: number;
+  /** Device time by operation. */
+  readonly timings: Readonly<Record<string, number>>;
+  /** Rate of the linear layers, 10^12 floating-point operations a second. */
+  readonly linearTflops: number;
+  /** Mean fraction of attention tiles computed, of the layers that run over every row. */
+  readonly density: number;
+  /** Most bytes in tensors during the run: weights, cache, workspace. */
+  readonly peakBytes: number;
+  /** What planMemory() says of that. */
+  readonly plannedBytes: number;
+  /** Bytes of the device that are not free after the run, with whatever else lives there. */
+  readonly usedBytes: number;
+  /** `all` layers' keys and values were kept, or only `one` layer's: all of them do not fit. */
+  readonly kv: "all" | "one";
+}
+
+/** Attention of one layer, where a dense run would take too long. */
+export interface DenseAttentionRow {
+  /** Tokens of the prompt. */
+  readonly tokens: number;
+  /** Groups of query heads on one key head that were timed. */
+  readonly groups: number;
+  /** Median device time of these, milliseconds. */
+  readonly ms: number;
+  /** Every reading. */
+  readonly readings: readonly number[];
+  /** Rate. */
+  readonly tflops: number;
+}
+
+/** Generation, one token at a time. */
+export interface DecodeRow {
+  /** Tokens held. */
+  readonly tokens: number;
+  /** Tokens generated after the warm-up. */
+  readonly steps: number;
+  /** Median wall time of a token, milliseconds. */
+  readonly ms: number;
+  /** Median device time of a token. */
+  readonly deviceMs: number;
+  /** Device time by operation, of all steps. */
+  readonly timings: Readonly<Record<string, number>>;
+  /** Weights and keys and values read for a token. */
+  readonly bytes: number;
+}
+
+/** A step that failed. */
+export interface Failure {
+  /** Which. */
+  readonly step: string;
+  /** Why. */
+  readonly error: string;
+}
+
+/** A results file of `bench:e2e`. */
+export interface E2eResults {
+  /** Format of this file. */
+  readonly schema: 1;
+  /** When the run began. */
+  readonly date: string;
+  /** Where. */
+  readonly machine: Machine & { device: string };
+  /** Name of the shape. */
+  readonly shape: string;
+  /** The model. */
+  readonly config: ModelConfig;
+  /** Columns and slashes by heads of a layer. */
+  readonly budgets: readonly Budget[];
+  /** Bytes of weights. */
+  weightBytes?: number;
+  /** Sparse runs. */
+  sparse: PrefillRow[];
+  /** Dense runs. */
+  dense: PrefillRow[];
+  /** One layer's dense attention at longer prompts. */
+  denseAttention: DenseAttentionRow[];
+  /** Bytes read and written in a second by a copy on the device. */
+  copyBytesPerSecond?: number;
+  /** Generation. */
+  decode?: DecodeRow;
+  /** gpu_peer.py's results. */
+  peer?: unknown;
+  /** Steps that failed. */
+  failures: Failure[];
+  /** Steps for which no time was left. */
+  skipped: string[];
+}

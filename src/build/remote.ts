@@ -7,6 +7,7 @@
 import { createHash, randomUUID } from "node:crypto";
 import { dirname, join } from "node:path";
 import { MInferenceError } from "../native/errors.ts";
+import { download } from "../net/download.ts";
 
 /** SHA-256 in hexadecimal of every native source, by its path below `cuda/`. */
 export type Manifest = Readonly<Record<string, string>>;
@@ -33,30 +34,8 @@ export function sha256(data: Uint8Array | string): string {
   return createHash("sha256").update(data).digest("hex");
 }
 
-async function download(url: URL, hash: string, signal?: AbortSignal): Promise<Uint8Array> {
-  let bytes: Uint8Array;
-  try {
-    const response = await fetch(url, { signal });
-    if (!response.ok) {
-      await response.body?.cancel();
-      throw new Error(`${response.status} ${response.statusText}`);
-    }
-    bytes = await response.bytes();
-  } catch (cause) {
-    signal?.throwIfAborted();
-    if (cause instanceof Deno.errors.NotCapable) {
-      const flag = `--allow-net=${url.host}`;
-      const details = { url: url.href, flag };
-      throw new MInferenceError("PERMISSION", `no permission to fetch ${url}; add ${flag}`, {
-        cause,
-        details,
-      });
-    }
-    throw new MInferenceError("NETWORK", `cannot fetch ${url}: ${(cause as Error).message}`, {
-      cause,
-      details: { url: url.href },
-    });
-  }
+async function fetchSource(url: URL, hash: string, signal?: AbortSignal): Promise<Uint8Array> {
+  const bytes = await download(url, { signal });
   const found = sha256(bytes);
   if (found !== hash) {
     throw new MInferenceError(
@@ -98,7 +77,7 @@ export async function fetchSources(options: FetchOptions): Promise<string> {
   const work = async (): Promise<void> => {
     for (let entry = queue.shift(); entry; entry = queue.shift()) {
       const [path, hash] = entry;
-      const bytes = await download(new URL(path, base), hash, stop);
+      const bytes = await fetchSource(new URL(path, base), hash, stop);
       const file = join(temporary, path);
       await Deno.mkdir(dirname(file), { recursive: true });
       await Deno.writeFile(file, bytes);

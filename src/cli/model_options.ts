@@ -7,6 +7,7 @@ import { type Device, type DeviceOptions, openDevice } from "../device/device.ts
 import { locateModel } from "../model/locate.ts";
 import { loadModel, type Model } from "../model/model.ts";
 import type { PatternChoice } from "../model/pattern_choice.ts";
+import { PUBLISHED_MODELS } from "../model/published_patterns.ts";
 import { type Options, toNumber, UsageError, type Values } from "./args.ts";
 import { ProgressBar } from "./progress.ts";
 
@@ -21,7 +22,8 @@ export const MODEL_OPTIONS = {
   patterns: {
     type: "string",
     value: "WHICH",
-    help: "auto (default), dense, or a pattern file",
+    help:
+      "auto (default), dense, a pattern file or its URL, upstream, or a model's id (published files)",
   },
   context: { type: "string", value: "N", help: "most tokens held (default: the model's limit)" },
   ...DEVICE_OPTIONS,
@@ -41,7 +43,8 @@ export function deviceOptions(values: Values<typeof DEVICE_OPTIONS>): DeviceOpti
 
 /** What `--patterns` says. */
 export function patternChoice(text = "auto"): PatternChoice {
-  return text === "auto" || text === "dense" ? text : { file: text };
+  if (text === "auto" || text === "dense" || text === "upstream") return text;
+  return PUBLISHED_MODELS.includes(text) ? { published: text } : { file: text };
 }
 
 /** What {@linkcode MODEL_OPTIONS} say, checked before anything is opened. */

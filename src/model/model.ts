@@ -35,10 +35,7 @@ export interface LoadOptions extends CallOptions {
   precision?: "f32" | "bf16";
   /** Most tokens of a session. Default the model's own limit; memory is taken as it fills. */
   contextLength?: number;
-  /**
-   * Sparse patterns of the model's sessions: `auto` (the file beside the checkpoint, the built-in table,
-   * or a safe default), `dense`, a path of a pattern file, or patterns as [layer][head]. Default `auto`.
-   */
+  /** Sparse patterns of the model's sessions. Default `auto`: the file beside the checkpoint, or a safe default. */
   patterns?: PatternChoice;
   /** Receives loading progress. */
   onProgress?: OnProgress;
@@ -231,7 +228,7 @@ export async function loadModel(source: string | URL, options: LoadOptions = {})
       { details: { contextLength, maxPositions: config.maxPositions } },
     );
   }
-  const patterns = await choosePatterns(options.patterns ?? "auto", checkpoint);
+  const patterns = await choosePatterns(options.patterns ?? "auto", checkpoint, { signal });
   const tokenizer = await checkpoint.loadTokenizer();
   signal?.throwIfAborted();
   const device = options.device ?? await openDevice();

@@ -3,17 +3,31 @@
  *
  * @module
  */
+import { basename } from "node:path";
 import { type HeadPattern, resolvePattern } from "../attention/patterns.ts";
+import type { CallOptions } from "../device/device.ts";
 import { MInferenceError } from "../native/errors.ts";
 import type { Checkpoint } from "./checkpoint.ts";
 import { readPatternFile } from "./patterns_file.ts";
+import { publishedPatterns } from "./published_patterns.ts";
 
-/** `auto`, `dense`, one pattern for every head, a path of a pattern file, or patterns as [layer][head]. */
+/**
+ * What a model's heads compute:
+ *
+ *  - `auto`: the file beside the checkpoint, else a safe default; never fetches anything.
+ *  - `dense`: no sparsity.
+ *  - `upstream`: the file that the authors of MInference publish for this model, known by its name.
+ *  - `{ published }`: the file they publish for the model of that id, one of {@linkcode PUBLISHED_MODELS}.
+ *  - `{ file }`: a pattern file, by its path or its file:, http: or https: URL.
+ *  - one pattern for every head, or patterns as [layer][head].
+ */
 export type PatternChoice =
   | "auto"
   | "dense"
+  | "upstream"
   | HeadPattern
-  | { readonly file: string }
+  | { readonly published: string }
+  | { readonly file: string | URL }
   | readonly (readonly HeadPattern[])[];
 
 /**
@@ -25,23 +39,33 @@ export const SAFE_PATTERN: HeadPattern = { kind: "vertical_slash", mass: 0.98 };
 /**
  * Resolves a choice to patterns [layer][head], null for dense attention.
  *
- * @throws {MInferenceError} `INVALID_ARGUMENT` or `CHECKPOINT` if a table or file does not fit the model.
+ * @param choice What was chosen.
+ * @param checkpoint The model.
+ * @param options `signal` stops a download.
+ * @throws {MInferenceError} `INVALID_ARGUMENT` or `CHECKPOINT` if a table or file does not fit the model; `IO`,
+ * `PERMISSION` or `NETWORK` where a file cannot be read.
  */
 export async function choosePatterns(
   choice: PatternChoice,
   checkpoint: Checkpoint,
+  options: CallOptions = {},
 ): Promise<readonly (readonly HeadPattern[])[] | null> {
-  const { layers, heads } = checkpoint.config;
+  const { modelName, config: { layers, heads } } = checkpoint;
+  const target = { layers, heads, modelName };
   const uniform = (pattern: HeadPattern): HeadPattern[][] =>
     Array.from({ length: layers }, () => Array(heads).fill(pattern));
   if (choice === "dense") return null;
+  const read = (source: string | URL): Promise<HeadPattern[][]> =>
+    readPatternFile(source, target, options);
   if (choice === "auto") {
     const { patternsPath } = checkpoint;
-    return patternsPath
-      ? await readPatternFile(patternsPath, checkpoint.config)
-      : uniform(SAFE_PATTERN);
+    return patternsPath ? await read(patternsPath) : uniform(SAFE_PATTERN);
   }
-  if ("file" in choice) return await readPatternFile(choice.file, checkpoint.config);
+  if (choice === "upstream") {
+    return await read(publishedPatterns(modelName, basename(checkpoint.path, ".gguf")));
+  }
+  if ("published" in choice) return await read(publishedPatterns(choice.published));
+  if ("file" in choice) return await read(choice.file);
   if ("kind" in choice) return uniform(resolvePattern(choice, 0));
   const bad = choice.findIndex((layer) => layer.length !== heads);
   if (choice.length !== layers || bad >= 0) {

@@ -6,7 +6,9 @@
  */
 import { fileURLToPath } from "node:url";
 import { DEFAULT_PATTERN, type HeadPattern, resolvePattern } from "../attention/patterns.ts";
+import type { CallOptions } from "../device/device.ts";
 import { MInferenceError } from "../native/errors.ts";
+import { download } from "../net/download.ts";
 import { checkpointError, isObject, readTextIfThere } from "./file.ts";
 
 /** The model a pattern file is read for. */
@@ -134,38 +136,20 @@ function parseExtension(where: string, layer: number, head: number, value: unkno
   }
 }
 
-async function download(url: URL): Promise<string> {
-  let response: Response;
-  try {
-    response = await fetch(url);
-  } catch (cause) {
-    const denied = cause instanceof Deno.errors.NotCapable;
-    throw new MInferenceError(
-      denied ? "PERMISSION" : "NETWORK",
-      denied
-        ? `no permission to fetch ${url}: run with --allow-net=${url.host}`
-        : `cannot fetch ${url}: ${(cause as Error).message}`,
-      { cause, details: { url: url.href } },
-    );
-  }
-  const text = await response.text();
-  if (!response.ok) {
-    throw new MInferenceError("NETWORK", `cannot fetch ${url}: status ${response.status}`, {
-      details: { url: url.href, status: response.status },
-    });
-  }
-  return text;
-}
+/** Largest file that is fetched: the biggest published one, of 5120 heads, takes 0.3 MB. */
+const MAX_FETCHED_BYTES = 16 * 2 ** 20;
 
 /**
  * Reads the text of a pattern file.
  *
  * @param source A path, or a file:, http: or https: URL.
+ * @param options `signal` stops a download.
  * @returns Where it was read, for errors, and the text.
- * @throws {MInferenceError} `IO`, `PERMISSION` or `NETWORK`.
+ * @throws {MInferenceError} `IO`, `PERMISSION` or `NETWORK`; `signal.reason` on abort.
  */
 export async function readPatternText(
   source: string | URL,
+  options: CallOptions = {},
 ): Promise<{ where: string; text: string }> {
   const url = source instanceof URL
     ? source
@@ -173,7 +157,8 @@ export async function readPatternText(
     ? new URL(source)
     : undefined;
   if (url !== undefined && url.protocol !== "file:") {
-    return { where: url.href, text: await download(url) };
+    const bytes = await download(url, { ...options, limit: MAX_FETCHED_BYTES });
+    return { where: url.href, text: new TextDecoder().decode(bytes) };
   }
   const path = url === undefined ? source as string : fileURLToPath(url);
   const text = await readTextIfThere(path);
@@ -188,6 +173,7 @@ export async function readPatternText(
  *
  * @param source A path, or a file:, http: or https: URL.
  * @param target The model.
+ * @param options `signal` stops a download.
  * @returns Patterns as [layer][query head].
  * @throws {MInferenceError} `IO`, `PERMISSION` or `NETWORK` where it cannot be read, else as {@linkcode parsePatterns}.
  *
@@ -199,7 +185,8 @@ export async function readPatternText(
 export async function readPatternFile(
   source: string | URL,
   target: PatternTarget,
+  options: CallOptions = {},
 ): Promise<HeadPattern[][]> {
-  const { where, text } = await readPatternText(source);
+  const { where, text } = await readPatternText(source, options);
   return parsePatterns(where, text, target);
 }

@@ -103,7 +103,7 @@ Deno.test("patterns: over HTTP", async () => {
   const base = `http://127.0.0.1:${server.addr.port}`;
   assert.equal((await readPatternFile(`${base}/ok.json`, target)).length, 2);
   const error = await failure("NETWORK", () => readPatternFile(`${base}/gone.json`, target));
-  assert.match(error.message, /status 404/);
+  assert.match(error.message, /gone\.json: 404/);
   await server.shutdown();
   await failure("NETWORK", () => readPatternFile(`${base}/ok.json`, target));
 });

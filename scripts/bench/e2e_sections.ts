@@ -10,7 +10,7 @@ import type { Device } from "../../src/device/device.ts";
 import { Scratch } from "../../src/device/scratch.ts";
 import type { Tensor } from "../../src/device/tensor.ts";
 import type { ModelConfig } from "../../src/model/config.ts";
-import { activationDtype, Decoder, ROW_CHUNK } from "../../src/model/decoder.ts";
+import { Decoder } from "../../src/model/decoder.ts";
 import { KvCache, type KvShape } from "../../src/model/kv_cache.ts";
 import { type MemoryPlan, planMemory } from "../../src/model/memory.ts";
 import type { ModelParameters } from "../../src/model/parameters.ts";
@@ -25,6 +25,7 @@ const SHORT_MS = 2000;
 const GROUP_FROM = 1 << 20;
 /** The guard measures every list, as in a session, and none falls below this: random attention keeps little. */
 const IDLE_GUARD = { retained: 1e-9, retainedMin: 0 };
+const PRECISION = "bf16";
 const GREEDY = {
   temperature: 0,
   topK: 0,
@@ -67,19 +68,21 @@ export class E2eModel implements Disposable {
     readonly parameters: ModelParameters,
   ) {
     const { layers, kvHeads, headDim, vocabSize } = config;
-    this.#decoder = new Decoder(device, config, parameters, "bf16");
+    this.#decoder = new Decoder(device, config, parameters, PRECISION);
     this.#logits = device.tensor([vocabSize]);
     this.#kv = { layers, kvHeads, headDim, dtype: device.kind === "cuda" ? "bf16" : "f16" };
     this.#patterns = publishedPatterns(config);
   }
 
-  #plan(kv: KvShape, tokens: number): MemoryPlan {
+  #plan(kv: KvShape, mode: "dense" | "sparse", tokens: number): MemoryPlan {
     return planMemory({
+      device: this.device,
       config: this.config,
       kv,
+      patterns: mode === "sparse" ? this.#patterns : null,
+      precision: PRECISION,
+      weightDtype: () => "bf16",
       weights: this.parameters.byteLength,
-      activationBytes: activationDtype(this.device) === "f32" ? 4 : 2,
-      rowChunk: ROW_CHUNK[this.device.kind],
       free: this.device.info().freeMemory,
     }, tokens);
   }
@@ -120,9 +123,9 @@ export class E2eModel implements Disposable {
   async prefill(count: number, mode: "dense" | "sparse"): Promise<PrefillRow> {
     const { device, config } = this;
     this.#decoder.trim();
-    const whole = this.#plan(this.#kv, count);
+    const whole = this.#plan(this.#kv, mode, count);
     const kv = whole.fits ? "all" : "one";
-    const plan = whole.fits ? whole : this.#plan({ ...this.#kv, layers: 1 }, count);
+    const plan = whole.fits ? whole : this.#plan({ ...this.#kv, layers: 1 }, mode, count);
     using cache = kv === "all"
       ? new KvCache(device, this.#kv)
       : new OneLayerCache(device, this.#kv);

@@ -3,7 +3,7 @@ import { loadModel, openDevice } from "../../mod.ts";
 import { FORMAT } from "../../src/device/dtype.ts";
 import { linear, type Weight } from "../../src/device/ops.ts";
 import { Scratch } from "../../src/device/scratch.ts";
-import { activationDtype } from "../../src/model/decoder.ts";
+import { activationDtype } from "../../src/model/pass.ts";
 import { engineOf } from "../../src/model/model.ts";
 import { type Load, underLoad } from "./load.ts";
 import { readJob, writeReport } from "./worker.ts";

@@ -4,8 +4,8 @@
  *
  * @module
  */
-import type { Device } from "../device/device.ts";
-import { ABSENT, type Scratch } from "../device/scratch.ts";
+import type { Device, Plan, Planner } from "../device/device.ts";
+import { ABSENT, NO_WORKSPACE, type Scratch, type Workspace } from "../device/scratch.ts";
 import * as params from "../native/params.ts";
 import type { Ref, View } from "../native/structs.ts";
 import type { Guard } from "./guard.ts";
@@ -79,6 +79,38 @@ export interface Estimate {
   readonly lse: Ref;
 }
 
+const NO_LIST: WorkList = { ref: ABSENT, bytes: 0 };
+const NO_ESTIMATE: Estimate = { vertical: ABSENT, slash: ABSENT, lse: ABSENT };
+
+function encodeEstimate(
+  shape: SequenceShape,
+  q: View,
+  k: View,
+  out: Estimate,
+  lastQ: number,
+  workspace: Workspace,
+): Uint8Array<ArrayBuffer> {
+  return params.estimate.encode({
+    ...shapeFields(shape),
+    ...out,
+    q,
+    k,
+    last_q: lastQ,
+    ...workspace,
+  });
+}
+
+/** Bytes of workspace of {@linkcode enqueueEstimate}; of the views, only strides and dtypes count. */
+export function planEstimate(
+  device: Planner,
+  shape: SequenceShape,
+  q: View,
+  k: View,
+  lastQ = 64,
+): number {
+  return device.plan(encodeEstimate(shape, q, k, NO_ESTIMATE, lastQ, NO_WORKSPACE)).workspace;
+}
+
 /** Queues the last-queries estimate into `out`. */
 export function enqueueEstimate(
   device: Device,
@@ -89,30 +121,26 @@ export function enqueueEstimate(
   out: Estimate,
   lastQ = 64,
 ): void {
-  const values = {
-    ...shapeFields(shape),
-    ...out,
-    q,
-    k,
-    last_q: lastQ,
-    workspace: ABSENT,
-    workspace_bytes: 0,
-  };
-  const { workspace } = device.plan(params.estimate.encode(values));
-  device.submit(params.estimate.encode({
-    ...values,
-    workspace: scratch.ref("workspace", workspace),
-    workspace_bytes: workspace,
-  }));
+  const workspace = scratch.workspace(planEstimate(device, shape, q, k, lastQ));
+  device.submit(encodeEstimate(shape, q, k, out, lastQ, workspace));
+}
+
+/** Bytes of each buffer of an estimate. */
+export function estimateBytes(
+  { qHeads, qLen, kvLen }: SequenceShape,
+  lastQ = 64,
+): Record<keyof Estimate, number> {
+  const sums = qHeads * kvLen * 4;
+  return { vertical: sums, slash: sums, lse: qHeads * Math.min(lastQ, qLen) * 4 };
 }
 
 /** Buffers for an estimate of this shape. */
 export function estimateBuffers(scratch: Scratch, shape: SequenceShape, lastQ = 64): Estimate {
-  const sums = shape.qHeads * shape.kvLen * 4;
+  const { vertical, slash, lse } = estimateBytes(shape, lastQ);
   return {
-    vertical: scratch.ref("vertical", sums),
-    slash: scratch.ref("slash", sums),
-    lse: scratch.ref("probe lse", shape.qHeads * Math.min(lastQ, shape.qLen) * 4),
+    vertical: scratch.ref("vertical", vertical),
+    slash: scratch.ref("slash", slash),
+    lse: scratch.ref("probe lse", lse),
   };
 }
 
@@ -138,6 +166,54 @@ function encodePatterns(bytes: Uint8Array<ArrayBuffer>, patterns: readonly HeadP
   });
 }
 
+function encodeIndex(
+  shape: SequenceShape,
+  q: View,
+  k: View,
+  patterns: readonly HeadPattern[],
+  options: IndexOptions,
+  sums: Estimate,
+  list: WorkList,
+  workspace: Workspace,
+): Uint8Array<ArrayBuffer> {
+  const encoded = params.index.encode({
+    ...shapeFields(shape),
+    ...sums,
+    q,
+    k,
+    list: list.ref,
+    stats: options.stats ?? ABSENT,
+    list_bytes: list.bytes,
+    ...workspace,
+    last_q: options.lastQ ?? 64,
+    dense_above: options.denseAbove ?? 1,
+    measure_mass: options.measureMass ? 1 : 0,
+    guard_mean: options.guard?.retained ?? 0,
+    guard_min: options.guard?.retainedMin ?? 0,
+  }, patterns.length * params.pattern.size);
+  encodePatterns(encoded, patterns);
+  return encoded;
+}
+
+/** Bytes of list and workspace of {@linkcode enqueueIndex}; of the views, only strides and dtypes count. */
+export function planIndex(
+  device: Planner,
+  shape: SequenceShape,
+  q: View,
+  k: View,
+  patterns: readonly HeadPattern[],
+  options: IndexOptions = {},
+): Plan {
+  return device.plan(
+    encodeIndex(shape, q, k, patterns, options, NO_ESTIMATE, NO_LIST, NO_WORKSPACE),
+  );
+}
+
+/** Whether an index needs an estimate first. */
+export function needsEstimate(patterns: readonly HeadPattern[]): boolean {
+  return patterns.some((pattern) => pattern.kind === "vertical_slash");
+}
+
 /**
  * Queues the work list of every head: the estimate where a head needs it, then selection.
  *
@@ -155,37 +231,19 @@ export function enqueueIndex(
   options: IndexOptions = {},
   estimate?: Estimate,
 ): WorkList {
-  const lastQ = options.lastQ ?? 64;
-  let sums: Estimate = estimate ?? { vertical: ABSENT, slash: ABSENT, lse: ABSENT };
-  if (!estimate && patterns.some((p) => p.kind === "vertical_slash")) {
-    sums = estimateBuffers(scratch, shape, lastQ);
-    enqueueEstimate(device, scratch, shape, q, k, sums, lastQ);
+  let sums = estimate ?? NO_ESTIMATE;
+  if (!estimate && needsEstimate(patterns)) {
+    sums = estimateBuffers(scratch, shape, options.lastQ);
+    enqueueEstimate(device, scratch, shape, q, k, sums, options.lastQ);
   }
-  const encode = (listBytes: number, list: Ref, bytes: number, workspace: Ref) => {
-    const encoded = params.index.encode({
-      ...shapeFields(shape),
-      ...sums,
-      q,
-      k,
-      list,
-      stats: options.stats ?? ABSENT,
-      workspace,
-      list_bytes: listBytes,
-      workspace_bytes: bytes,
-      last_q: lastQ,
-      dense_above: options.denseAbove ?? 1,
-      measure_mass: options.measureMass ? 1 : 0,
-      guard_mean: options.guard?.retained ?? 0,
-      guard_min: options.guard?.retainedMin ?? 0,
-    }, patterns.length * params.pattern.size);
-    encodePatterns(encoded, patterns);
-    return encoded;
+  const plan = planIndex(device, shape, q, k, patterns, options);
+  const list = {
+    ref: (options.keep ?? scratch).ref("work list", plan.list),
+    bytes: plan.list,
   };
-  const plan = device.plan(encode(0, ABSENT, 0, ABSENT));
-  const list = (options.keep ?? scratch).ref("work list", plan.list);
-  const workspace = scratch.ref("workspace", plan.workspace);
-  device.submit(encode(plan.list, list, plan.workspace, workspace));
-  return { ref: list, bytes: plan.list };
+  const workspace = scratch.workspace(plan.workspace);
+  device.submit(encodeIndex(shape, q, k, patterns, options, sums, list, workspace));
+  return list;
 }
 
 /** Operands of {@linkcode enqueueAttention}. */
@@ -206,6 +264,37 @@ export interface AttentionOperands {
   readonly causal?: boolean;
 }
 
+function encodeAttention(
+  shape: SequenceShape,
+  { q, k, v, out, lse, list = NO_LIST, causal }: AttentionOperands,
+  workspace: Workspace,
+): Uint8Array<ArrayBuffer> {
+  return params.attention.encode({
+    ...shapeFields(shape),
+    q,
+    k,
+    v,
+    out,
+    lse: lse ?? ABSENT,
+    list: list.ref,
+    list_bytes: list.bytes,
+    causal: causal === false ? 0 : 1,
+    ...workspace,
+  });
+}
+
+/**
+ * Bytes of workspace of {@linkcode enqueueAttention}; of the views, only strides and dtypes count, of the
+ * list its bytes.
+ */
+export function planAttention(
+  device: Planner,
+  shape: SequenceShape,
+  operands: AttentionOperands,
+): number {
+  return device.plan(encodeAttention(shape, operands, NO_WORKSPACE)).workspace;
+}
+
 /** Queues attention of one sequence, all heads. */
 export function enqueueAttention(
   device: Device,
@@ -213,23 +302,6 @@ export function enqueueAttention(
   shape: SequenceShape,
   operands: AttentionOperands,
 ): void {
-  const values = {
-    ...shapeFields(shape),
-    q: operands.q,
-    k: operands.k,
-    v: operands.v,
-    out: operands.out,
-    lse: operands.lse ?? ABSENT,
-    list: operands.list?.ref ?? ABSENT,
-    list_bytes: operands.list?.bytes ?? 0,
-    causal: operands.causal === false ? 0 : 1,
-    workspace: ABSENT,
-    workspace_bytes: 0,
-  };
-  const { workspace } = device.plan(params.attention.encode(values));
-  device.submit(params.attention.encode({
-    ...values,
-    workspace: scratch.ref("workspace", workspace),
-    workspace_bytes: workspace,
-  }));
+  const workspace = scratch.workspace(planAttention(device, shape, operands));
+  device.submit(encodeAttention(shape, operands, workspace));
 }

@@ -3,10 +3,11 @@
  *
  * @module
  */
-import { type DeviceKind, type DeviceOptions, openDevice } from "../device/device.ts";
+import { type DeviceOptions, openDevice, type Planner } from "../device/device.ts";
 import { type Checkpoint, openCheckpoint } from "../model/checkpoint.ts";
-import { ROW_CHUNK } from "../model/decoder.ts";
-import { type MemoryPlan, planMemory } from "../model/memory.ts";
+import { type MemoryInputs, type MemoryPlan, planMemory } from "../model/memory.ts";
+import { deviceDtype } from "../model/parameters.ts";
+import { choosePatterns } from "../model/pattern_choice.ts";
 import { MInferenceError } from "../native/errors.ts";
 import { type Options, toNumber } from "./args.ts";
 import { type Command, defineCommand } from "./command.ts";
@@ -36,28 +37,35 @@ interface TensorRow {
 /** Free memory to plan with. */
 interface Room {
   readonly device: string;
-  readonly kind: DeviceKind;
   readonly free: number;
-  readonly activationBytes: number;
+  readonly planner: Planner;
 }
 
-/** The device's free memory; without the library that of the machine. */
-async function findRoom(options: DeviceOptions): Promise<Room> {
+/** Plans with the device; without the library with this machine's memory, and nothing for operations. */
+async function withRoom<T>(options: DeviceOptions, body: (room: Room) => T): Promise<T> {
   try {
     await using device = await openDevice(options);
-    const { kind, name, freeMemory } = device.info();
-    return { device: name, kind, free: freeMemory, activationBytes: kind === "cpu" ? 4 : 2 };
+    const { name, freeMemory } = device.info();
+    return body({ device: name, free: freeMemory, planner: device });
   } catch (error) {
     if (!(error instanceof MInferenceError) || error.code !== "LIBRARY_NOT_FOUND") throw error;
-    const { available } = Deno.systemMemoryInfo();
-    const device = "CPU (library not built)";
-    return { device, kind: "cpu", free: available, activationBytes: 4 };
+    return body({
+      device: "CPU (library not built)",
+      free: Deno.systemMemoryInfo().available,
+      planner: { kind: "cpu", plan: () => ({ workspace: 0, list: 0 }) },
+    });
   }
 }
 
-function plan(checkpoint: Checkpoint, room: Room, weights: number, tokens: number): MemoryPlan {
-  const { config } = checkpoint;
+function plan(
+  { config, tensors }: Checkpoint,
+  patterns: MemoryInputs["patterns"],
+  { free, planner }: Room,
+  weights: number,
+  tokens: number,
+): MemoryPlan {
   return planMemory({
+    device: planner,
     config,
     kv: {
       layers: config.layers,
@@ -65,10 +73,11 @@ function plan(checkpoint: Checkpoint, room: Room, weights: number, tokens: numbe
       headDim: config.headDim,
       dtype: "f16", // as wide as bf16
     },
+    patterns,
+    precision: "bf16",
+    weightDtype: (name) => deviceDtype(planner, tensors.get(name)!),
     weights,
-    activationBytes: room.activationBytes,
-    rowChunk: ROW_CHUNK[room.kind],
-    free: Math.max(0, room.free - weights), // they are not loaded
+    free: Math.max(0, free - weights), // they are not loaded
   }, tokens);
 }
 
@@ -153,10 +162,13 @@ Examples:
     });
     const parameters = rows.reduce((sum, { shape }) => sum + shape.reduce((a, b) => a * b, 1), 0);
     const weights = rows.reduce((sum, tensor) => sum + tensor.bytes, 0);
-    const room = await findRoom(device);
+    const patterns = await choosePatterns("auto", checkpoint);
     const usual = [4096, 32_768, 131_072].filter((n) => n < config.maxPositions);
-    const plans = (given ?? [...usual, config.maxPositions])
-      .map((tokens) => plan(checkpoint, room, weights, tokens));
+    const lengths = given ?? [...usual, config.maxPositions];
+    const { room, plans } = await withRoom(device, (room) => ({
+      room,
+      plans: lengths.map((tokens) => plan(checkpoint, patterns, room, weights, tokens)),
+    }));
     const result = {
       ...{ modelName, path, format, config, patternsPath, unused },
       chatTemplate: checkpoint.chatTemplate !== undefined,

@@ -74,6 +74,9 @@ export interface Plan {
   readonly list: number;
 }
 
+/** What plans operations without running any: a device, or a stand-in where none is open. */
+export type Planner = Pick<Device, "kind" | "plan">;
+
 /** Counters of a device's queue. */
 export interface QueueProgress {
   /** Operations submitted since the device was opened. */

@@ -5,8 +5,8 @@
  */
 import * as params from "../native/params.ts";
 import type { Ref, View } from "../native/structs.ts";
-import type { Device } from "./device.ts";
-import { ABSENT, ABSENT_VIEW, type Scratch } from "./scratch.ts";
+import type { Device, Planner } from "./device.ts";
+import { ABSENT, ABSENT_VIEW, NO_WORKSPACE, type Scratch, type Workspace } from "./scratch.ts";
 
 /** A weight matrix [rows, columns], one row per output feature. */
 export interface Weight {
@@ -108,6 +108,40 @@ export interface LinearOptions {
   precision: "f32" | "bf16";
 }
 
+function encodeLinear(
+  x: View,
+  w: Weight,
+  y: View,
+  rows: number,
+  options: LinearOptions,
+  workspace: Workspace,
+): Uint8Array<ArrayBuffer> {
+  return params.linear.encode({
+    x,
+    w: w.view,
+    bias: options.bias ?? ABSENT,
+    y,
+    ...workspace,
+    rows,
+    in_features: w.columns,
+    out_features: w.rows,
+    accumulate: options.accumulate ? 1 : 0,
+    precision: params.PRECISION[options.precision],
+  });
+}
+
+/** Bytes of workspace of {@linkcode linear}; of the views, only strides and dtypes count. */
+export function planLinear(
+  device: Planner,
+  x: View,
+  w: Weight,
+  y: View,
+  rows: number,
+  options: LinearOptions,
+): number {
+  return device.plan(encodeLinear(x, w, y, rows, options, NO_WORKSPACE)).workspace;
+}
+
 /** y = x wᵀ (+ bias) (+ y). */
 export function linear(
   device: Device,
@@ -118,25 +152,8 @@ export function linear(
   rows: number,
   options: LinearOptions,
 ): void {
-  const values = {
-    x,
-    w: w.view,
-    bias: options.bias ?? ABSENT,
-    y,
-    workspace: ABSENT,
-    workspace_bytes: 0,
-    rows,
-    in_features: w.columns,
-    out_features: w.rows,
-    accumulate: options.accumulate ? 1 : 0,
-    precision: params.PRECISION[options.precision],
-  };
-  const { workspace } = device.plan(params.linear.encode(values));
-  device.submit(params.linear.encode({
-    ...values,
-    workspace: scratch.ref("workspace", workspace),
-    workspace_bytes: workspace,
-  }));
+  const workspace = scratch.workspace(planLinear(device, x, w, y, rows, options));
+  device.submit(encodeLinear(x, w, y, rows, options, workspace));
 }
 
 /** out = silu(gate) * up. */

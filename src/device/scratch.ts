@@ -34,6 +34,11 @@ export class Scratch implements Disposable {
     return bytes === 0 ? ABSENT : this.buffer(name, bytes).ref();
   }
 
+  /** Workspace of the next operation. */
+  workspace(bytes: number): Workspace {
+    return { workspace: this.ref("workspace", bytes), workspace_bytes: bytes };
+  }
+
   /** Bytes held. */
   get byteLength(): number {
     let sum = 0;
@@ -53,3 +58,14 @@ export const ABSENT: Ref = { buffer: 0n, offset: 0 };
 
 /** A view that is not given. */
 export const ABSENT_VIEW = { ...ABSENT, headStride: 0, rowStride: 0, dtype: 0 };
+
+/** The workspace fields of an operation. */
+export interface Workspace {
+  /** Where it is. */
+  readonly workspace: Ref;
+  /** Its bytes. */
+  readonly workspace_bytes: number;
+}
+
+/** The workspace of an operation that is only planned. */
+export const NO_WORKSPACE: Workspace = { workspace: ABSENT, workspace_bytes: 0 };

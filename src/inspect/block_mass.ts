@@ -7,7 +7,8 @@ import { enqueueAttention, type SequenceShape, type WorkList } from "../attentio
 import type { CallOptions, Device } from "../device/device.ts";
 import { type FloatDType, FORMAT } from "../device/dtype.ts";
 import { Scratch } from "../device/scratch.ts";
-import { activationDtype, type LayerOperands } from "../model/decoder.ts";
+import type { LayerOperands } from "../model/decoder.ts";
+import { activationDtype } from "../model/pass.ts";
 
 /** Side of a block, in queries and in keys. */
 export const BLOCK = 64;

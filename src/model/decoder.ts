@@ -3,19 +3,17 @@
  *
  * @module
  */
-import { chooseDense, DENSE_ABOVE } from "../attention/cost.ts";
-import type { Guard } from "../attention/guard.ts";
-import { type HeadPattern, resolvePattern } from "../attention/patterns.ts";
-import { revisedEstimate, type ReviseEstimate } from "../attention/revise.ts";
+import { revisedEstimate } from "../attention/revise.ts";
 import {
   enqueueAttention,
   enqueueIndex,
+  needsEstimate,
   type SequenceShape,
   type WorkList,
 } from "../attention/sequence.ts";
 import { statsBytes } from "../attention/stats.ts";
-import type { CallOptions, Device, DeviceKind } from "../device/device.ts";
-import type { FloatDType } from "../device/dtype.ts";
+import type { CallOptions, Device } from "../device/device.ts";
+import { byteLength, FORMAT } from "../device/dtype.ts";
 import { convertCopy, embed, linear, rmsNorm, rope, sample, siluMul } from "../device/ops.ts";
 import type { SampleOptions } from "../device/ops.ts";
 import { Scratch } from "../device/scratch.ts";
@@ -25,30 +23,16 @@ import type { ModelConfig } from "./config.ts";
 import type { KvCache } from "./kv_cache.ts";
 import { Lookahead } from "./lookahead.ts";
 import type { LayerParameters, LinearParameters, ModelParameters } from "./parameters.ts";
-
-/**
- * Rows per pass of the token-wise operations: bounds their workspace whatever the prompt's length. A GPU
- * takes many rows to fill its multiprocessors evenly.
- */
-export const ROW_CHUNK: Readonly<Record<DeviceKind, number>> = { cpu: 2048, cuda: 16_384 };
-
-/** Sparse attention of a forward pass. */
-export interface SparseOptions {
-  /** Patterns, [layer][query head]. */
-  readonly patterns: readonly (readonly HeadPattern[])[];
-  /** u8 [layers * statsBytes(heads)]: receives `mi_head_stats`; layers that run densely leave theirs. */
-  readonly stats?: Tensor;
-  /** Measure retained mass on the probe rows. */
-  readonly measureMass?: boolean;
-  /** What a head's list must keep, else it is computed densely. Default nothing. */
-  readonly guard?: Guard;
-  /** Probe rows. Default 64. */
-  readonly lastQ?: number;
-  /** Revises what vertical-slash heads select by. */
-  readonly reviseEstimate?: ReviseEstimate;
-  /** Compute a head densely where its list would not pay. Default true. */
-  readonly automatic?: boolean;
-}
+import {
+  type Activation,
+  activationDtype,
+  activationSizes,
+  attentionShape,
+  indexOptions,
+  listedPatterns,
+  ROW_CHUNK,
+  type SparseOptions,
+} from "./pass.ts";
 
 /** Options of {@linkcode Decoder.forward}. */
 export interface ForwardOptions extends CallOptions {
@@ -85,11 +69,12 @@ interface Rows {
   readonly count: number;
 }
 
+/** The activations of a pass, [rows, columns] each, from a row on. */
+type Activations = Readonly<Record<Activation, (row?: number) => View>>;
+
 /** Runs tokens through the model on one device. Not reentrant: callers take turns. */
 export class Decoder implements Disposable {
   readonly #scratch: Scratch;
-  readonly #act: FloatDType;
-  readonly #rowChunk: number;
 
   /**
    * @param config What the model is.
@@ -103,8 +88,6 @@ export class Decoder implements Disposable {
     readonly precision: "f32" | "bf16",
   ) {
     this.#scratch = new Scratch(device);
-    this.#act = activationDtype(device);
-    this.#rowChunk = ROW_CHUNK[device.kind];
   }
 
   /** Bytes of workspace held. */
@@ -117,26 +100,30 @@ export class Decoder implements Disposable {
     this.#scratch[Symbol.dispose]();
   }
 
-  /** [rows, dim] activations in a named buffer. */
-  #matrix(name: string, rows: number, dim: number): (row?: number) => View {
-    const dtype = this.#act;
-    const tensor = this.#scratch.buffer(name, rows * dim * (dtype === "f32" ? 4 : 2));
-    const base = tensor.view();
-    const size = dtype === "f32" ? 4 : 2;
-    const code = dtype === "f32" ? 0 : dtype === "f16" ? 1 : 2;
-    return (row = 0) => ({
-      ...base,
-      offset: row * dim * size,
-      rowStride: dim,
-      headStride: 0,
-      dtype: code,
+  /** The activations of a pass of `rows` tokens. */
+  #activations(rows: number): Activations {
+    const { device, config } = this;
+    const dtype = activationDtype(device);
+    const sizes = Object.entries(activationSizes(config, device.kind, rows));
+    const views = sizes.map(([name, [rows, columns]]) => {
+      const base = this.#scratch.buffer(name, byteLength(dtype, rows * columns)).view();
+      const from = (row = 0): View => ({
+        ...base,
+        offset: byteLength(dtype, row * columns),
+        rowStride: columns,
+        headStride: 0,
+        dtype: FORMAT[dtype].code,
+      });
+      return [name, from];
     });
+    return Object.fromEntries(views);
   }
 
   /** Rows [first, end) in pieces that fit the workspace. */
   *#chunks(first: number, end: number): Generator<Rows> {
-    for (let row = first; row < end; row += this.#rowChunk) {
-      yield { first: row, count: Math.min(this.#rowChunk, end - row) };
+    const most = ROW_CHUNK[this.device.kind];
+    for (let row = first; row < end; row += most) {
+      yield { first: row, count: Math.min(most, end - row) };
     }
   }
 
@@ -168,10 +155,10 @@ export class Decoder implements Disposable {
     const { device, config, parameters } = this;
     const rows = tokens.length;
     const all = options.logits === "all";
-    const hidden = this.#matrix("hidden", rows, config.hiddenSize);
+    const activations = this.#activations(rows);
     const ids = this.#scratch.buffer("ids", rows * 4);
     await device.writeBytes(ids.handle, 0, new Uint8Array(new Int32Array(tokens).buffer));
-    embed(device, ids.ref(), parameters.embedding, hidden(), rows);
+    embed(device, ids.ref(), parameters.embedding, activations.hidden(), rows);
     if (position === 0) cache.ropeLength = rows;
     const angles = parameters.rope(cache.ropeLength);
     const ahead = new Lookahead(device, options);
@@ -180,15 +167,8 @@ export class Decoder implements Disposable {
       const whole = all || options.inspect || layer < config.layers - 1;
       const first = whole ? 0 : rows - 1;
       const weights = parameters.layers[layer];
-      const q = this.#project(weights, layer, hidden, rows, first, cache, position, angles);
-      const shape = {
-        qHeads: config.heads,
-        kvHeads: config.kvHeads,
-        headDim: config.headDim,
-        qLen: rows - first,
-        kvLen: position + rows,
-        scale: 1 / Math.sqrt(config.headDim),
-      };
+      const q = this.#project(weights, layer, activations, rows, first, cache, position, angles);
+      const shape = attentionShape(config, rows - first, position + rows);
       const k = cache.keys(layer);
       const v = cache.values(layer);
       if (options.inspect) {
@@ -197,13 +177,13 @@ export class Decoder implements Disposable {
       }
       const list = await this.#index(layer, shape, q, k, options);
       enqueueAttention(device, this.#scratch, shape, { q, k, v, out: q, list });
-      this.#feedForward(weights, hidden, q, rows, first);
+      this.#feedForward(weights, activations, q, rows, first);
       if (rows > 1) { // a single row is queued whole
         await ahead.step();
         options.onLayer?.(layer);
       }
     }
-    this.#logits(hidden, rows, all ? 0 : rows - 1, logits);
+    this.#logits(activations, rows, all ? 0 : rows - 1, logits);
     if (rows > 1) await ahead.finish();
     options.onLayer?.(config.layers);
   }
@@ -212,7 +192,7 @@ export class Decoder implements Disposable {
   #project(
     weights: LayerParameters,
     layer: number,
-    hidden: (row?: number) => View,
+    { hidden, normed, q, kv }: Activations,
     rows: number,
     first: number,
     cache: KvCache,
@@ -222,9 +202,6 @@ export class Decoder implements Disposable {
     const { device, config } = this;
     const { heads, kvHeads, headDim, normEps: eps } = config;
     const { rotaryDim, interleaved } = config.rope;
-    const q = this.#matrix("q", rows - first, heads * headDim);
-    const kv = this.#matrix("kv", Math.min(rows, this.#rowChunk), kvHeads * headDim);
-    const normed = this.#matrix("normed", Math.min(rows, this.#rowChunk), config.hiddenSize);
     // [rows, heads * headDim] seen as [heads, rows, headDim].
     const asHeads = (view: View): View => ({ ...view, headStride: headDim });
     const turn = { headDim, rotaryDim, interleaved, scale: angles.scale };
@@ -272,54 +249,49 @@ export class Decoder implements Disposable {
     k: View,
     { sparse, signal }: ForwardOptions,
   ): Promise<WorkList | undefined> {
-    if (!sparse || shape.qLen === 1) return undefined; // decoding is dense, as upstream's
-    const { kind } = this.device;
-    const patterns = sparse.patterns[layer].map(resolvePattern);
-    const automatic = sparse.automatic ?? true;
-    if (patterns.every((p) => p.kind === "dense")) return undefined;
-    if (automatic && chooseDense(kind, shape, patterns)) return undefined;
-    const { lastQ, reviseEstimate: revise } = sparse;
-    const estimated = patterns.some((p) => p.kind === "vertical_slash");
-    using revised = revise && estimated
-      ? await revisedEstimate(this.device, this.#scratch, shape, { layer, q, k }, revise, {
-        lastQ,
-        signal,
-      })
+    const { device } = this;
+    const patterns = listedPatterns(device.kind, shape, layer, sparse);
+    if (!sparse || !patterns) return undefined;
+    const { lastQ, reviseEstimate: revise, stats } = sparse;
+    const operands = { layer, q, k };
+    const options = { lastQ, signal };
+    using revised = revise && needsEstimate(patterns)
+      ? await revisedEstimate(device, this.#scratch, shape, operands, revise, options)
       : undefined;
-    return enqueueIndex(this.device, this.#scratch, shape, q, k, patterns, {
-      lastQ,
-      measureMass: sparse.measureMass,
-      guard: sparse.guard,
-      denseAbove: automatic ? DENSE_ABOVE[kind] : 1,
-      stats: sparse.stats?.ref(layer * statsBytes(shape.qHeads)),
+    return enqueueIndex(device, this.#scratch, shape, q, k, patterns, {
+      ...indexOptions(device.kind, sparse),
+      stats: stats?.ref(layer * statsBytes(shape.qHeads)),
     }, revised?.sums);
   }
 
   /** Output projection, then norm, gate, up, down; both added to the residual stream. */
   #feedForward(
     weights: LayerParameters,
-    hidden: (row?: number) => View,
+    { hidden, normed, gate, up, update }: Activations,
     attended: View,
     rows: number,
     first: number,
   ): void {
     const { device, config } = this;
     const { hiddenSize, intermediateSize, normEps: eps } = config;
-    const most = Math.min(rows - first, this.#rowChunk);
-    const normed = this.#matrix("normed", most, hiddenSize);
-    const gate = this.#matrix("gate", most, intermediateSize);
-    const up = this.#matrix("up", most, intermediateSize);
-    const bytes = this.#act === "f32" ? 4 : 2;
     for (const { first: row, count } of this.#chunks(first, rows)) {
       const size = { rows: count, dim: hiddenSize, eps };
-      const offset = attended.offset + (row - first) * attended.rowStride * bytes;
+      const at = (row - first) * attended.rowStride;
+      const offset = attended.offset + byteLength(activationDtype(device), at);
       const from = { ...attended, headStride: 0, offset };
-      this.#addLinear(from, weights.output, hidden(row), size, weights.attentionPostNorm);
+      this.#addLinear(from, weights.output, hidden(row), update(), size, weights.attentionPostNorm);
       rmsNorm(device, hidden(row), weights.feedForwardNorm, normed(), size);
       this.#linear(normed(), weights.gate, gate(), count);
       this.#linear(normed(), weights.up, up(), count);
       siluMul(device, gate(), up(), gate(), count, intermediateSize);
-      this.#addLinear(gate(), weights.down, hidden(row), size, weights.feedForwardPostNorm);
+      this.#addLinear(
+        gate(),
+        weights.down,
+        hidden(row),
+        update(),
+        size,
+        weights.feedForwardPostNorm,
+      );
     }
   }
 
@@ -328,21 +300,20 @@ export class Decoder implements Disposable {
     x: View,
     p: LinearParameters,
     hidden: View,
+    update: View,
     size: { rows: number; dim: number; eps: number },
     postNorm?: Ref,
   ): void {
     if (!postNorm) return this.#linear(x, p, hidden, size.rows, true);
-    const update = this.#matrix("update", size.rows, size.dim)();
     this.#linear(x, p, update, size.rows);
     rmsNorm(this.device, update, postNorm, update, size);
     // The sum is wanted, not the norm of it: that lands on `update` and is dropped.
     rmsNorm(this.device, hidden, postNorm, update, size, update);
   }
 
-  #logits(hidden: (row?: number) => View, rows: number, first: number, logits: Tensor): void {
+  #logits({ hidden, normed }: Activations, rows: number, first: number, logits: Tensor): void {
     const { device, config, parameters } = this;
     const { hiddenSize, vocabSize, normEps: eps } = config;
-    const normed = this.#matrix("normed", Math.min(rows - first, this.#rowChunk), hiddenSize);
     for (const { first: row, count } of this.#chunks(first, rows)) {
       const size = { rows: count, dim: hiddenSize, eps };
       rmsNorm(device, hidden(row), parameters.outputNorm, normed(), size);
@@ -378,9 +349,4 @@ export class Decoder implements Disposable {
   [Symbol.dispose](): void {
     this.#scratch[Symbol.dispose]();
   }
-}
-
-/** Element type of activations: f32 on the CPU, bf16 on a GPU. */
-export function activationDtype(device: Device): FloatDType {
-  return device.kind === "cpu" ? "f32" : "bf16";
 }

@@ -20,6 +20,12 @@ export interface KvShape {
   readonly dtype: FloatDType;
 }
 
+/** Tokens for which memory is taken where `tokens` are wanted. */
+export function kvCapacity(tokens: number): number {
+  // Whole tiles, and slack so that decoding does not copy the cache for every token.
+  return Math.ceil((tokens + Math.min(tokens >> 3, 4096)) / 64) * 64;
+}
+
 /** Bytes of keys and values of `tokens` tokens. */
 export function kvBytes(shape: KvShape, tokens: number): number {
   return 2 * shape.layers * byteLength(shape.dtype, shape.kvHeads * shape.headDim * tokens);
@@ -53,8 +59,7 @@ export class KvCache implements Disposable {
    */
   reserve(tokens: number, keep: number): void {
     if (tokens <= this.#capacity) return;
-    // Whole tiles, and slack so that decoding does not copy the cache for every token.
-    const capacity = Math.ceil((tokens + Math.min(tokens >> 3, 4096)) / 64) * 64;
+    const capacity = kvCapacity(tokens);
     const { layers } = this.shape;
     const keys: Tensor[] = [];
     const values: Tensor[] = [];

@@ -3,9 +3,33 @@
  *
  * @module
  */
-import { pattern as patternStruct } from "../native/params.ts";
+import { DEFAULT_GUARD } from "../attention/guard.ts";
+import type { HeadPattern } from "../attention/patterns.ts";
+import {
+  estimateBytes,
+  needsEstimate,
+  planAttention,
+  planEstimate,
+  planIndex,
+  type SequenceShape,
+} from "../attention/sequence.ts";
+import { statsBytes } from "../attention/stats.ts";
+import type { Planner } from "../device/device.ts";
+import { byteLength, type DType, FORMAT } from "../device/dtype.ts";
+import { type LinearOptions, planLinear } from "../device/ops.ts";
+import { ABSENT } from "../device/scratch.ts";
+import type { View } from "../native/structs.ts";
 import type { ModelConfig } from "./config.ts";
-import { kvBytes, type KvShape } from "./kv_cache.ts";
+import { kvBytes, kvCapacity, type KvShape } from "./kv_cache.ts";
+import {
+  activationDtype,
+  activationSizes,
+  attentionShape,
+  indexOptions,
+  listedPatterns,
+  type SparseOptions,
+} from "./pass.ts";
+import { weightSpecs } from "./weights.ts";
 
 /** Memory of a context. Bytes. */
 export interface MemoryPlan {
@@ -15,7 +39,7 @@ export interface MemoryPlan {
   readonly weights: number;
   /** Keys and values. */
   readonly kvCache: number;
-  /** Peak of activations, work lists and workspaces during prefill. */
+  /** Peak of activations, work lists and workspaces when all tokens are read at once. */
   readonly workspace: number;
   /** All of it. */
   readonly total: number;
@@ -29,33 +53,105 @@ export interface MemoryPlan {
 
 /** What the plan depends on. */
 export interface MemoryInputs {
+  /** Says what operations take. */
+  readonly device: Planner;
   /** The model. */
   readonly config: ModelConfig;
   /** Its cache. */
   readonly kv: KvShape;
+  /** Patterns of a session, [layer][query head]; null for dense attention. */
+  readonly patterns: readonly (readonly HeadPattern[])[] | null;
+  /** Arithmetic of the linear layers. */
+  readonly precision: LinearOptions["precision"];
+  /** Element type that a weight of `weightSpecs` has on the device. */
+  readonly weightDtype: (name: string) => DType;
   /** Bytes of weights on the device. */
   readonly weights: number;
-  /** Bytes of one activation element. */
-  readonly activationBytes: number;
-  /** Rows per pass of the token-wise operations. */
-  readonly rowChunk: number;
   /** Free bytes now. */
   readonly free: number;
 }
 
-/** Peak workspace of a prefill of `tokens` tokens at once. */
+/** A view of which only the layout is known. */
+function layout(dtype: DType, rowStride: number, headStride = 0): View {
+  return { ...ABSENT, dtype: FORMAT[dtype].code, rowStride, headStride };
+}
+
+/** Most workspace of a linear layer over `rows` rows. */
+function linearWorkspace(inputs: MemoryInputs, rows: number): number {
+  const { device, config, precision, weightDtype } = inputs;
+  const act = activationDtype(device);
+  const bytes = new Map<string, number>(); // by shape and type: layers repeat
+  for (const { name, shape } of weightSpecs(config)) {
+    // Embedding and output projection are applied to one row alone.
+    if (shape.length !== 2 || !name.startsWith("layers.")) continue;
+    const [features, columns] = shape;
+    const dtype = weightDtype(name);
+    const key = `${features} ${columns} ${dtype}`;
+    if (bytes.has(key)) continue;
+    const weight = { view: layout(dtype, columns), rows: features, columns };
+    const [x, y] = [layout(act, columns), layout(act, features)];
+    bytes.set(key, planLinear(device, x, weight, y, rows, { precision }));
+  }
+  return Math.max(...bytes.values());
+}
+
+/** Bytes that attention takes in each of the decoder's buffers. */
+interface AttentionBytes {
+  readonly workspace: number;
+  readonly list: number;
+  readonly estimate: number;
+}
+
+/** What the attention of one layer takes, over the last rows of `shape`. */
+function attentionBytes(
+  inputs: MemoryInputs,
+  shape: SequenceShape,
+  layer: number,
+  capacity: number,
+  sparse?: SparseOptions,
+): AttentionBytes {
+  const { device, kv } = inputs;
+  const { qHeads, headDim } = shape;
+  const q = layout(activationDtype(device), qHeads * headDim, headDim);
+  const k = layout(kv.dtype, headDim, capacity * headDim);
+  const patterns = listedPatterns(device.kind, shape, layer, sparse);
+  if (!sparse || !patterns) {
+    const workspace = planAttention(device, shape, { q, k, v: k, out: q });
+    return { workspace, list: 0, estimate: 0 };
+  }
+  const index = planIndex(device, shape, q, k, patterns, indexOptions(device.kind, sparse));
+  const list = { ref: ABSENT, bytes: index.list };
+  const workspaces = [index.workspace, planAttention(device, shape, { q, k, v: k, out: q, list })];
+  let estimate = 0;
+  if (needsEstimate(patterns)) {
+    workspaces.push(planEstimate(device, shape, q, k, sparse.lastQ));
+    estimate = Object.values(estimateBytes(shape, sparse.lastQ)).reduce((a, b) => a + b);
+  }
+  return { workspace: Math.max(...workspaces), list: index.list, estimate };
+}
+
+/** What a session and the decoder take to read `tokens` tokens at once, the cache not counted. */
 function workspaceBytes(inputs: MemoryInputs, tokens: number): number {
-  const { config, activationBytes, rowChunk } = inputs;
-  const { hiddenSize, heads, kvHeads, headDim, intermediateSize } = config;
-  const rows = Math.min(tokens, rowChunk);
-  const whole = tokens * (hiddenSize + heads * headDim) * activationBytes; // residual stream, q
-  const perChunk = rows * (hiddenSize + kvHeads * headDim + 2 * intermediateSize) * activationBytes;
-  // Column and diagonal sums, columns with coverage bits of up to an eighth of the keys, pattern table.
-  const blocks = Math.ceil(tokens / 64);
-  const columns = Math.ceil(tokens / 8);
-  const lists = heads * (columns * 4 + blocks * Math.ceil(columns / 32) * 4 + blocks * 8);
-  const index = heads * (2 * tokens * 4 + patternStruct.size) + lists;
-  return whole + perChunk + index + tokens * 4 + (1 << 20);
+  const { device, config, patterns } = inputs;
+  const act = activationDtype(device);
+  const sizes = activationSizes(config, device.kind, tokens);
+  const ids = tokens * 4;
+  const activations = Object.values(sizes)
+    .reduce((sum, [rows, columns]) => sum + byteLength(act, rows * columns), ids);
+  const sparse = patterns ? { patterns, guard: DEFAULT_GUARD } : undefined;
+  const capacity = kvCapacity(tokens);
+  const whole = attentionShape(config, tokens, tokens);
+  const layers = Array.from(
+    { length: config.layers - 1 },
+    (_, layer) => attentionBytes(inputs, whole, layer, capacity, sparse),
+  );
+  // The last layer computes the last row alone.
+  layers.push(attentionBytes(inputs, attentionShape(config, 1, tokens), 0, capacity));
+  const most = (of: keyof AttentionBytes): number => Math.max(...layers.map((one) => one[of]));
+  const [rows] = sizes.normed;
+  const workspace = Math.max(most("workspace"), linearWorkspace(inputs, rows));
+  const session = config.vocabSize * 4 + config.layers * statsBytes(config.heads);
+  return activations + workspace + most("list") + most("estimate") + session;
 }
 
 /**
@@ -65,7 +161,8 @@ function workspaceBytes(inputs: MemoryInputs, tokens: number): number {
  * @param tokens Tokens of the context.
  */
 export function planMemory(inputs: MemoryInputs, tokens: number): MemoryPlan {
-  const need = (n: number): number => kvBytes(inputs.kv, n) + workspaceBytes(inputs, n);
+  const cache = (n: number): number => kvBytes(inputs.kv, kvCapacity(n));
+  const need = (n: number): number => cache(n) + workspaceBytes(inputs, n);
   let low = 0;
   let high = inputs.config.maxPositions;
   while (low < high) { // need() grows with n
@@ -73,7 +170,7 @@ export function planMemory(inputs: MemoryInputs, tokens: number): MemoryPlan {
     if (need(middle) <= inputs.free) low = middle;
     else high = middle - 1;
   }
-  const kvCache = kvBytes(inputs.kv, tokens);
+  const kvCache = cache(tokens);
   const workspace = workspaceBytes(inputs, tokens);
   return {
     tokens,

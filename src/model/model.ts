@@ -11,12 +11,12 @@ import { MInferenceError } from "../native/errors.ts";
 import { type ChatMessage, encodeChat } from "./chat.ts";
 import { type Checkpoint, openCheckpoint } from "./checkpoint.ts";
 import type { ModelConfig } from "./config.ts";
-import { activationDtype, Decoder, ROW_CHUNK } from "./decoder.ts";
+import { Decoder } from "./decoder.ts";
 import { type GenerateOptions, Generation, type GenerationStats } from "./generation.ts";
 import type { TokenChunk } from "./generation.ts";
 import { KvCache, type KvShape } from "./kv_cache.ts";
 import { type MemoryPlan, planMemory } from "./memory.ts";
-import { loadParameters, type ModelParameters } from "./parameters.ts";
+import { deviceDtype, loadParameters, type ModelParameters } from "./parameters.ts";
 import { choosePatterns, type PatternChoice } from "./pattern_choice.ts";
 import type { OnProgress } from "./progress.ts";
 import { Session } from "./session.ts";
@@ -148,11 +148,13 @@ export class Model implements AsyncDisposable {
   planMemory(tokens: number): MemoryPlan {
     this.#check();
     return planMemory({
+      device: this.device,
       config: this.config,
       kv: this.#kv,
+      patterns: this.patterns,
+      precision: this.#decoder.precision,
+      weightDtype: (name) => deviceDtype(this.device, this.checkpoint.tensors.get(name)!),
       weights: this.#parameters.byteLength,
-      activationBytes: activationDtype(this.device) === "f32" ? 4 : 2,
-      rowChunk: ROW_CHUNK[this.device.kind],
       free: this.device.info().freeMemory,
     }, tokens);
   }

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import type { CallOptions, Device } from "../device/device.ts";
+import type { CallOptions, Device, DeviceKind } from "../device/device.ts";
 import { byteLength, type DType, FORMAT } from "../device/dtype.ts";
 import { convert, type Weight } from "../device/ops.ts";
 import type { Tensor } from "../device/tensor.ts";
@@ -76,8 +76,11 @@ export interface LoadParametersOptions extends CallOptions {
 }
 
 /** The element type a weight has on a device: as stored on the CPU, bf16 or f16 on a GPU. */
-function deviceDtype(device: Device, source: TensorSource): DType {
-  if (device.kind === "cpu" || source.dtype === "f16") return source.dtype;
+export function deviceDtype(
+  { kind }: { readonly kind: DeviceKind },
+  source: { readonly dtype: DType },
+): DType {
+  if (kind === "cpu" || source.dtype === "f16") return source.dtype;
   return "bf16";
 }
 

@@ -70,7 +70,7 @@ async function measurePeers(): Promise<unknown> {
       "-B",
       `${ROOT}scripts/bench/gpu_peer.py`,
       ...["--out", file, "--most-tokens", flags["most-tokens"]],
-      ...["--only", "dense,parts,launch,layer,blocks", ...upstream],
+      ...["--only", "dense,launch,layer,blocks", ...upstream],
     ],
     stdout: "inherit",
     stderr: "inherit",

@@ -1,8 +1,9 @@
-// Attention forward for Hopper: a producer warp walks the work list and lets the copy engine fill a ring of key tiles;
-// two consumer warpgroups of 64 query rows each compute on them with wgmma.
+// Attention forward for Hopper. Four parts of a block work at once:
 //
-//   producer   item -> units of 64 keys -> tiles of two units -> K and V into the ring
-//   consumers  S = Q K^T of a tile, while O += P V of the tile before still runs; softmax; next
+//   planner    a warp: item -> batches of units of 64 keys, from the work list
+//   loader     a warp: units -> tiles of two units; lets the copy engine bring their K and V into a ring
+//   consumers  two warpgroups of 64 query rows each ("halves"):
+//              S = Q K^T of a tile, while O += P V of the tile before still runs; softmax; next
 //
 // The consumers take turns in issuing products, so that one computes its softmax while the other has the tensor cores.
 // Blocks are persistent and draw work items from a counter.
@@ -14,7 +15,7 @@ namespace mi::cuda {
 
 namespace {
 
-// A stage of the ring and the parity of its current phase.
+// A stage of a ring and the parity of its current phase.
 template <int kStages>
 struct RingPosition {
   uint32_t stage = 0, parity = 0;
@@ -27,24 +28,80 @@ struct RingPosition {
   }
 };
 
-// ---- producer --------------------------------------------------------------------------------------
+// ---- planner ---------------------------------------------------------------------------------------
 
-// Makes tiles of two units that the same halves want, so that nobody computes on a unit without need. One warp.
+// Walks the lists. A warp of its own: its code is long and cold, and must not hold up the copies.
 template <class Config>
-class Producer {
+class Planner {
  public:
-  __device__ Producer(const ForwardParams& params, Smem<Config>& smem)
-      : params_(params), smem_(smem), lane_(threadIdx.x % 32) {
-    if (lane_ == 0) smem.waiting[kAbsent] = {params.problem.kv_len, 0, {0, 0}, 3};  // zeros, from past the last key
-  }
+  __device__ Planner(const ForwardParams& params, Smem<Config>& smem)
+      : params_(params), smem_(smem), lane_(threadIdx.x % 32) {}
 
   __device__ void run() {
     int item = blockIdx.x;
     while (item < params_.schedule.items && !params_.problem.cancelled()) {
       int following = 0;  // asked for long before it is needed
       if (lane_ == 0) following = gridDim.x + atomicAdd(params_.counter, 1);
-      produce(item);
+      plan(item);
       item = __shfl_sync(0xffffffffu, following, 0);
+    }
+    publish(kNoItem, true, {}, {});
+  }
+
+ private:
+  __device__ void plan(int item) {
+    int head, pair;
+    params_.schedule.locate(params_.problem, item, head, pair);
+    // In shared memory: too much for the registers.
+    auto& list = reinterpret_cast<HeadList&>(smem_.list);
+    __syncwarp();
+    if (lane_ == 0) new (&list) HeadList(params_.problem, head);
+    __syncwarp();
+    UnitWalk<2> walk(params_.problem, list, 2 * pair);
+    bool last = false;
+    while (!last) {
+      const bool any = walk.next_batch();
+      last = !any || walk.over();
+      publish(item, last, list.window, any ? walk.mine() : Unit<2>{});
+    }
+  }
+
+  __device__ void publish(int item, bool last, const Window& window, const Unit<2>& unit) {
+    mbarrier_wait(smem_address(&smem_.batch_free[at_.stage]), at_.parity ^ 1);
+    Batch& batch = smem_.batches[at_.stage];
+    batch.units[lane_] = unit;
+    if (lane_ == 0) batch.item = item, batch.last = last, batch.window = window;
+    __syncwarp();
+    if (lane_ == 0) mbarrier_arrive(smem_address(&smem_.batch_full[at_.stage]));
+    at_.advance();
+  }
+
+  const ForwardParams& params_;
+  Smem<Config>& smem_;
+  const int lane_;
+  RingPosition<2> at_;
+};
+
+// ---- loader ----------------------------------------------------------------------------------------
+
+// Makes tiles of two units that the same halves want, so that nobody computes on a unit without need.
+template <class Config>
+class Loader {
+ public:
+  __device__ Loader(const ForwardParams& params, Smem<Config>& smem)
+      : params_(params), smem_(smem), lane_(threadIdx.x % 32) {
+    if (lane_ == 0) smem.waiting[0] = {params.problem.kv_len, 0, {0, 0}, 3};  // zeros, from past the last key
+    __syncwarp();
+  }
+
+  __device__ void run() {
+    for (RingPosition<2> from;; from.advance()) {
+      mbarrier_wait(smem_address(&smem_.batch_full[from.stage]), from.parity);
+      const Batch& batch = smem_.batches[from.stage];
+      if (batch.item == kNoItem) break;
+      load(batch);
+      __syncwarp();
+      if (lane_ == 0) mbarrier_arrive(smem_address(&smem_.batch_free[from.stage]));
     }
     mbarrier_wait(smem_address(&smem_.k_free[at_.stage]), at_.parity ^ 1);
     if (lane_ > 0) return;
@@ -53,45 +110,54 @@ class Producer {
   }
 
  private:
-  __device__ void produce(int item) {
-    int pair;
-    params_.schedule.locate(params_.problem, item, head_, pair);
-    item_ = item;
-    // In shared memory: a producer has few registers.
-    auto& list = reinterpret_cast<HeadList&>(smem_.list);
-    if (lane_ == 0) new (&list) HeadList(params_.problem, head_);
-    __syncwarp();
-    UnitWalk<2> walk(params_.problem, list, 2 * pair);
-
-    uint32_t waiting = 0;  // bit c: waiting[c] waits for a partner; c: the halves that want it, as bits
-    bool first = true;
-    Unit<2> unit;
-    for (;;) {
-      if (walk.next(unit)) {
-        const uint32_t c = unit.halves();
-        waiting ^= 1u << c;
-        if (waiting >> c & 1) {
-          if (lane_ == 0) smem_.waiting[c] = unit;
+  __device__ void load(const Batch& batch) {
+    if (batch.item != item_) {
+      item_ = batch.item;
+      first_ = true;
+      params_.schedule.locate(params_.problem, item_, head_, pair_);
+    }
+    const uint32_t c = batch.units[lane_].halves();
+    uint32_t left[4];  // lanes, by the halves that want their unit
+#pragma unroll
+    for (uint32_t k = 1; k < 4; k++) left[k] = __ballot_sync(0xffffffffu, c == k);
+    // The kinds in turn, so that a half that passes over tiles does not pass over many. An odd one out waits.
+    while (left[1] | left[2] | left[3]) {
+#pragma unroll 1
+      for (uint32_t k = 1; k < 4; k++) {
+        uint32_t lanes = k == 1 ? left[1] : k == 2 ? left[2] : left[3];
+        if (lanes == 0) continue;
+        const Unit<2>&a = batch.units[take_lowest(lanes)], *b = nullptr;
+        if (waiting_ >> k & 1) b = &smem_.waiting[k];
+        else if (lanes) b = &batch.units[take_lowest(lanes)];
+        if (b) {
+          emit(a, *b, batch.window);
+          waiting_ &= ~(1u << k);
+        } else {
+          if (lane_ == 0) smem_.waiting[k] = a;
           __syncwarp();
-          continue;
+          waiting_ |= 1u << k;
         }
-        emit(smem_.waiting[c], unit, list.window, first);
-      } else if (waiting) {  // what has no partner of its kind takes any
-        const int a = 31 - __clz(int(waiting));
-        waiting ^= 1u << a;
-        const int b = waiting ? 31 - __clz(int(waiting)) : kAbsent;
-        waiting &= ~(1u << b);
-        emit(smem_.waiting[a], smem_.waiting[b], list.window, first);
-      } else if (first) {  // not a single key; the rows have to be written all the same
-        emit(smem_.waiting[kAbsent], smem_.waiting[kAbsent], list.window, first);
-      } else {
-        return;
+        (k == 1 ? left[1] : k == 2 ? left[2] : left[3]) = lanes;
       }
-      first = false;
+    }
+    if (!batch.last) return;
+    // What has no partner of its kind takes any. If there is not a single key, the rows have to be written all the same.
+    while (waiting_ || first_) {
+      const int a = waiting_ ? 31 - __clz(int(waiting_)) : 0;
+      waiting_ &= ~(1u << a);
+      const int b = waiting_ ? 31 - __clz(int(waiting_)) : 0;
+      waiting_ &= ~(1u << b);
+      emit(smem_.waiting[a], smem_.waiting[b], batch.window);
     }
   }
 
-  __device__ void emit(const Unit<2>& a, const Unit<2>& b, const Window& window, bool first) {
+  __device__ static int take_lowest(uint32_t& lanes) {
+    const int lane = __ffs(int(lanes)) - 1;
+    lanes &= lanes - 1;
+    return lane;
+  }
+
+  __device__ void emit(const Unit<2>& a, const Unit<2>& b, const Window& window) {
     const uint32_t stage = at_.stage, freed = at_.parity ^ 1;
     const uint32_t k_full = smem_address(&smem_.k_full[stage]), v_full = smem_address(&smem_.v_full[stage]);
     const uint32_t v_free = smem_address(&smem_.v_free[stage]);
@@ -111,7 +177,8 @@ class Producer {
     if (u < 2)
       tma_load(smem_address(smem_.k[stage][c][u]), gathered ? &params_.column_k : &params_.k, k_full,
                c * kBoxColumns, row, head);
-    if (first) load_q(u, c);
+    if (first_) load_q(u, c);
+    first_ = false;
 
     mbarrier_wait(v_free, freed);
     if (lane_ == 0) {
@@ -130,14 +197,12 @@ class Producer {
   __device__ static int32_t first_key(const Unit<2>& unit) { return unit.gathered ? -kEverywhere : unit.first; }
 
   __device__ void load_q(int h, int c) {
-    int head, pair;
-    params_.schedule.locate(params_.problem, item_, head, pair);
     mbarrier_wait(smem_address(&smem_.q_free), q_parity_ ^ 1);
     q_parity_ ^= 1;
     const uint32_t full = smem_address(&smem_.q_full);
     if (lane_ == 0) mbarrier_expect(full, Config::kQueryBytes);
     __syncwarp();
-    if (h < 2) tma_load(smem_address(smem_.q[h][c]), &params_.q, full, c * kBoxColumns, (2 * pair + h) * kUnit, head);
+    if (h < 2) tma_load(smem_address(smem_.q[h][c]), &params_.q, full, c * kBoxColumns, (2 * pair_ + h) * kUnit, head_);
   }
 
   const ForwardParams& params_;
@@ -145,7 +210,9 @@ class Producer {
   const int lane_;
   RingPosition<Config::kStages> at_;
   uint32_t q_parity_ = 0;
-  int item_, head_;
+  int item_ = kNoItem, head_, pair_;
+  bool first_;            // nothing of the item has been emitted yet
+  uint32_t waiting_ = 0;  // bit k: waiting[k] waits for a partner; k: the halves that want it, as bits
 };
 
 // ---- consumers -------------------------------------------------------------------------------------
@@ -329,11 +396,17 @@ class Consumer {
 
 template <class T, class Config>
 __global__ void __launch_bounds__(kThreads, 1) forward_kernel(const __grid_constant__ ForwardParams params) {
-  extern __shared__ char raw[];
-  auto& smem = *reinterpret_cast<Smem<Config>*>((reinterpret_cast<uintptr_t>(raw) + 1023) & ~uintptr_t(1023));
+  // Not rounded up by arithmetic, after which the compiler would no longer know that this is shared memory.
+  extern __shared__ __align__(1024) char raw[];
+  auto& smem = *reinterpret_cast<Smem<Config>*>(raw);
   if (threadIdx.x == 0) {
+    if (smem_address(raw) % 1024) __trap();  // the swizzle's period
     mbarrier_init(smem_address(&smem.q_full), 1);
     mbarrier_init(smem_address(&smem.q_free), 2 * kWarpsPerHalf);
+    for (int s = 0; s < 2; s++) {
+      mbarrier_init(smem_address(&smem.batch_full[s]), 1);
+      mbarrier_init(smem_address(&smem.batch_free[s]), 1);
+    }
     for (int s = 0; s < Config::kStages; s++) {
       mbarrier_init(smem_address(&smem.k_full[s]), 1);
       mbarrier_init(smem_address(&smem.v_full[s]), 1);
@@ -346,7 +419,8 @@ __global__ void __launch_bounds__(kThreads, 1) forward_kernel(const __grid_const
   const int warpgroup = __shfl_sync(0xffffffffu, threadIdx.x / 128, 0);
   if (warpgroup == 0) {
     give_registers<Config::kProducerRegisters>();
-    if (threadIdx.x < 32) Producer<Config>(params, smem).run();
+    if (threadIdx.x < 32) Loader<Config>(params, smem).run();
+    else if (threadIdx.x < 64) Planner<Config>(params, smem).run();
   } else {
     take_registers<Config::kConsumerRegisters>();
     Consumer<T, Config>(params, smem, warpgroup - 1).run();
@@ -355,7 +429,7 @@ __global__ void __launch_bounds__(kThreads, 1) forward_kernel(const __grid_const
 
 template <class T, class Config>
 mi_status queue(const Launch& launch, const ForwardParams& params, mi_error* error) {
-  constexpr int kBytes = sizeof(Smem<Config>) + 1024;
+  constexpr int kBytes = sizeof(Smem<Config>);
   cudaFuncSetAttribute(forward_kernel<T, Config>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
   const int blocks = params.schedule.items < launch.sm_count ? params.schedule.items : launch.sm_count;
   forward_kernel<T, Config><<<blocks, kThreads, kBytes, launch.stream>>>(params);

@@ -10,7 +10,7 @@
 namespace mi::cuda {
 
 constexpr int kWarpsPerHalf = 4;
-constexpr int kThreads = 3 * 128;         // a producer warpgroup, of which one warp works, and two consumers
+constexpr int kThreads = 3 * 128;         // a producer warpgroup, of which two warps work, and two consumers
 constexpr int kTileKeys = 2 * kUnit;      // what one step of the pipeline computes on
 
 struct ForwardParams {
@@ -31,7 +31,14 @@ struct Tile {
   uint64_t keys[2][2];  // [half][unit]
 };
 
-constexpr int kAbsent = 0;
+
+// Units of an item on their way from the planner to the loader.
+struct Batch {
+  int32_t item;   // kNoItem: there is no more work
+  uint32_t last;  // of the item
+  Window window;
+  Unit<2> units[32];
+};
 
 using Box = char[kBoxBytes];
 
@@ -63,11 +70,14 @@ struct alignas(1024) Smem {
   KeyTile<Config> k[Config::kStages];
   ValueTile<Config> v[Config::kStages];
   Tile tiles[Config::kStages];
-  alignas(HeadList) char list[sizeof(HeadList)];  // of the item
-  Unit<2> waiting[4];  // for a partner, by the halves that want them; kAbsent: a partner without keys
-  uint64_t q_full, q_free, k_full[Config::kStages], k_free[Config::kStages], v_full[Config::kStages],
+  alignas(HeadList) char list[sizeof(HeadList)];  // the planner's, of its item
+  Batch batches[2];
+  Unit<2> waiting[4];  // the loader's: for a partner, by the halves that want them; 0: a partner without keys
+  uint64_t batch_full[2], batch_free[2], q_full, q_free, k_full[Config::kStages], k_free[Config::kStages], v_full[Config::kStages],
       v_free[Config::kStages];
 };
+
+static_assert(sizeof(Smem<Config64>) <= 227 * 1024 && sizeof(Smem<Config128>) <= 227 * 1024, "fits a block");
 
 // head_dim up to 128.
 mi_status forward_sm90(const Launch& launch, const ForwardParams& params, bool half, mi_error* error);

@@ -82,7 +82,7 @@ struct HeadList {
   __device__ int32_t chunks() const { return int32_t(column_count + kUnit - 1) / kUnit; }
 };
 
-// A warp walks, its lanes in step: each works out one unit of a batch of 32, which then are handed out in turn.
+// A warp walks, its lanes in step: each works out one unit of a batch of 32.
 template <int kHalves>
 class UnitWalk {
  public:
@@ -90,10 +90,29 @@ class UnitWalk {
   __device__ UnitWalk(const Problem& p, const HeadList& list, int row_block)
       : p_(p), list_(list), row_block_(row_block) {}
 
-  // The next unit, in all lanes; false if there is none.
+  // The next batch, in which a lane may have no unit; false if there is none.
+  __device__ bool next_batch() {
+    if (unit_at_ >= unit_end_) {
+      const int32_t batches = (ranges() + 31) / 32;
+      if (batch_ >= batches) return take_chunks((batch_++ - batches) * 32);
+      load_ranges(batch_++ * 32);
+    }
+    cut_ranges();
+    return true;
+  }
+  // True if there are no more batches.
+  __device__ bool over() const {
+    return unit_at_ >= unit_end_ && batch_ * 32 >= (ranges() + 31) / 32 * 32 + list_.chunks();
+  }
+  // The lane's unit; no half wants it if there is none.
+  __device__ const Unit<kHalves>& mine() const { return mine_; }
+
+  // The units one by one, in all lanes; false if there is none left.
   __device__ bool next(Unit<kHalves>& unit) {
-    while (ready_ == 0)
+    while (ready_ == 0) {
       if (!next_batch()) return false;
+      ready_ = __ballot_sync(kAll, mine_.halves() != 0);
+    }
     const int lane = __ffs(int(ready_)) - 1;
     ready_ &= ready_ - 1;
     unit.first = __shfl_sync(kAll, mine_.first, lane);
@@ -223,22 +242,9 @@ class UnitWalk {
 
   // ---- batches ----
 
-  __device__ bool next_batch() {
-    if (unit_at_ < unit_end_) {
-      cut_ranges();
-      return true;
-    }
-    const int32_t batches = (ranges() + 31) / 32;
-    if (batch_ < batches) load_ranges(batch_ * 32 + lane());
-    else if ((batch_ - batches) * 32 < list_.chunks()) take_chunks((batch_ - batches) * 32 + lane());
-    else return false;
-    batch_++;
-    return true;
-  }
-
   // 32 more ranges, one a lane.
-  __device__ void load_ranges(int32_t index) {
-    range_ = range(index);
+  __device__ void load_ranges(int32_t first) {
+    range_ = range(first + lane());
     int32_t end = range_.units;
 #pragma unroll
     for (int o = 1; o < 32; o *= 2) {
@@ -265,14 +271,16 @@ class UnitWalk {
 #pragma unroll
     for (int h = 0; h < kHalves; h++) {
       const int32_t from = __shfl_sync(kAll, range_.from[h], owner), to = __shfl_sync(kAll, range_.to[h], owner);
-      mine_.keys[h] = bits_below(to - mine_.first) & ~bits_below(from - mine_.first);
+      mine_.keys[h] =
+          index < unit_end_ ? bits_below(to - mine_.first) & ~bits_below(from - mine_.first) : 0;
       if (~mine_.keys[h] || position_matters(h, mine_.first)) mine_.masked |= 1u << h;
     }
-    ready_ = __ballot_sync(kAll, index < unit_end_ && mine_.halves() != 0);
   }
 
-  // 32 more chunks of 64 columns.
-  __device__ void take_chunks(int32_t chunk) {
+  // 32 more chunks of 64 columns; false if there are no more.
+  __device__ bool take_chunks(int32_t first) {
+    if (first >= list_.chunks()) return false;
+    const int32_t chunk = first + lane();
     mine_.first = list_.first_column + chunk * kUnit;
     mine_.gathered = 1;
     mine_.masked = 0;
@@ -284,7 +292,7 @@ class UnitWalk {
       mine_.keys[h] = read ? list_.coverage[at] & present : 0;
       if (~mine_.keys[h]) mine_.masked |= 1u << h;
     }
-    ready_ = __ballot_sync(kAll, mine_.halves() != 0);
+    return true;
   }
 
   const Problem& p_;
@@ -294,7 +302,7 @@ class UnitWalk {
   Range range_{};                                         // the lane's
   int32_t range_end_ = 0, unit_at_ = 0, unit_end_ = 0;  // units, counted over the ranges that lanes hold
   Unit<kHalves> mine_{};                                  // the lane's of the batch
-  uint32_t ready_ = 0;                                    // lanes whose unit is left
+  uint32_t ready_ = 0;                                    // lanes whose unit next() has not given out
 };
 
 // ---- what a row sees of a unit ---------------------------------------------------------------------

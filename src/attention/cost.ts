@@ -17,13 +17,15 @@ interface Prices {
   /** Index of one head, in tiles per 64 keys. */
   readonly indexPerKeyBlock: number;
   /** Index of one head, in tiles, whatever the length. */
+  readonly indexPerHead: number;
+  /** Index of a layer, in tiles, whatever its heads: launches. */
   readonly indexFixed: number;
 }
 
-/** Measured by `deno task bench` (index and attention time per tile at 4K to 28K tokens). */
+/** Measured by `deno task bench` (4K to 28K tokens) and `deno task bench:gpu` (8K to 1M), per tile. */
 const PRICES: Record<DeviceKind, Prices> = {
-  cpu: { sparseTile: 1.1, indexPerKeyBlock: 3, indexFixed: 8 },
-  cuda: { sparseTile: 1.1, indexPerKeyBlock: 1, indexFixed: 200 },
+  cpu: { sparseTile: 1.1, indexPerKeyBlock: 3, indexPerHead: 8, indexFixed: 0 },
+  cuda: { sparseTile: 1.25, indexPerKeyBlock: 4, indexPerHead: 300, indexFixed: 32_000 },
 };
 
 /** Density over which a listed head is dearer than a dense one. */
@@ -65,14 +67,15 @@ export function chooseDense(
   shape: SequenceShape,
   patterns: readonly HeadPattern[],
 ): boolean {
-  const { sparseTile, indexPerKeyBlock, indexFixed } = PRICES[kind];
+  const { sparseTile, indexPerKeyBlock, indexPerHead, indexFixed } = PRICES[kind];
   const dense = causalTiles(shape);
-  let saved = 0;
+  let saved = -indexFixed;
   for (const pattern of patterns) {
     if (pattern.kind === "dense") continue;
-    saved += dense * (1 - sparseTile * leastDensity(pattern, shape, dense));
+    // A list that does not pay is given up for its head, but has been made.
+    saved += Math.max(0, dense * (1 - sparseTile * leastDensity(pattern, shape, dense)));
     if (pattern.kind !== "a_shape") {
-      saved -= indexFixed + indexPerKeyBlock * Math.ceil(shape.kvLen / 64);
+      saved -= indexPerHead + indexPerKeyBlock * Math.ceil(shape.kvLen / 64);
     }
   }
   return saved <= 0;

@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { table } from "./markdown.ts";
 
 /** A results file of `bench:gpu`. */
 export interface GpuResults {
@@ -36,11 +37,6 @@ const ms = (value: number): string =>
 const ratio = (peer: number, own: number): string =>
   Number.isNaN(peer / own) ? "-" : `${(peer / own).toFixed(2)}x`;
 const size = (tokens: number): string => tokens < 1 << 20 ? `${tokens / 1024}K` : "1M";
-
-function table(head: readonly string[], rows: readonly (readonly string[])[]): string {
-  const line = (cells: readonly string[]): string => `| ${cells.join(" | ")} |`;
-  return [line(head), line(head.map(() => "---")), ...rows.map(line)].join("\n");
-}
 
 /** Of rows with equal fields, the one of least time. */
 function best(rows: readonly Row[], fields: Row): Row | undefined {

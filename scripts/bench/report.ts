@@ -4,6 +4,7 @@
  * @module
  */
 import { DISTURBED_ABOVE, type Load, quiet } from "./load.ts";
+import { table } from "./markdown.ts";
 import type { Engine, PrefillSample, Results } from "./results.ts";
 import type { PrefillReading } from "./worker.ts";
 
@@ -49,11 +50,6 @@ function times(ratio: number): string {
 
 function mib(bytes: number): string {
   return (bytes / 2 ** 20).toFixed(0);
-}
-
-function table(head: readonly string[], rows: readonly (readonly string[])[]): string {
-  const line = (cells: readonly string[]): string => `| ${cells.join(" | ")} |`;
-  return [line(head), line(head.map(() => "---")), ...rows.map(line)].join("\n");
 }
 
 /** How many leading ids two outputs share. */

@@ -1,5 +1,5 @@
 /**
- * Markdown of the end-to-end benchmark's cells.
+ * Markdown of the benchmarks' tables and cells.
  *
  * @module
  */

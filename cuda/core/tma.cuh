@@ -53,9 +53,6 @@ __device__ __forceinline__ void tma_load(uint32_t dst, const CUtensorMap* map, u
                "[%0], [%1, {%3, %4, %5}], [%2];" ::"r"(dst), "l"(map), "r"(barrier), "r"(column), "r"(row), "r"(head)
                : "memory");
 }
-__device__ __forceinline__ void tma_prefetch_map(const CUtensorMap* map) {
-  asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
-}
 
 // ---- named barriers and registers ------------------------------------------------------------------
 

@@ -11,7 +11,8 @@ import { KvCache, type KvShape } from "../../src/model/kv_cache.ts";
 import type { LayerParameters, ModelParameters } from "../../src/model/parameters.ts";
 import { inverseFrequencies } from "../../src/model/rope.ts";
 import type { Ref, View } from "../../src/native/structs.ts";
-import { BUDGETS } from "./gpu_inputs.ts";
+import { LAYER_BUDGETS } from "./gpu_inputs.ts";
+import { normals, STOCK_SIZE } from "./gpu_operands.ts";
 
 const LLAMA_3_8B: ModelConfig = {
   architecture: "llama",
@@ -52,22 +53,11 @@ export const SHAPES: Readonly<Record<string, ModelConfig>> = {
 
 /** The published budgets in each layer, in their proportion, banded: their cost does not depend on the data. */
 export function publishedPatterns({ layers, heads }: ModelConfig): HeadPattern[][] {
-  const mix = BUDGETS.flatMap((budget) => Array<typeof budget>(budget.heads).fill(budget));
   const layer = Array.from({ length: heads }, (_, head): HeadPattern => {
-    const { vertical, slash } = mix[Math.floor(head * mix.length / heads)];
+    const { vertical, slash } = LAYER_BUDGETS[Math.floor(head * LAYER_BUDGETS.length / heads)];
     return { kind: "vertical_slash", vertical, slash, selection: "banded" };
   });
   return Array(layers).fill(layer);
-}
-
-const STOCK = 1 << 20;
-
-/** Standard normal numbers (Box-Muller). */
-function normals(scale: number): Float32Array<ArrayBuffer> {
-  return Float32Array.from({ length: STOCK }, () => {
-    const radius = Math.sqrt(-2 * Math.log(1 - Math.random()));
-    return scale * radius * Math.cos(2 * Math.PI * Math.random());
-  });
 }
 
 /** Draws matrices: pieces of a stock of normal numbers, from a random place each. */
@@ -80,7 +70,7 @@ class Draw {
     let stock = this.#stocks.get(columns);
     if (!stock) {
       const data = normals(1 / Math.sqrt(columns));
-      stock = this.device.tensor([STOCK], { dtype: "bf16", data });
+      stock = this.device.tensor([STOCK_SIZE], { dtype: "bf16", data });
       this.#stocks.set(columns, stock);
     }
     return stock;
@@ -91,7 +81,7 @@ class Draw {
     const { device } = this;
     const tensor = this.owned.use(device.tensor([rows, columns], { dtype: "bf16" }));
     const stock = this.#stock(columns);
-    const step = STOCK / 2;
+    const step = STOCK_SIZE / 2;
     for (let at = 0; at < tensor.length; at += step) {
       const from = 16 * Math.floor(Math.random() * step / 16);
       device.copy(tensor, 2 * at, stock, 2 * from, 2 * Math.min(step, tensor.length - at));

@@ -30,6 +30,11 @@ export const BUDGETS: readonly Budget[] = [
   { vertical: 500, slash: 700, heads: 1 },
 ];
 
+/** The budget of each head of a layer of 32. */
+export const LAYER_BUDGETS: readonly Budget[] = BUDGETS.flatMap((budget) =>
+  Array<Budget>(budget.heads).fill(budget)
+);
+
 /** x' = 1664525 x + 1013904223 mod 2^32 (Numerical Recipes); a draw below n takes the high bits. */
 function lcg(seed: number): (n: number) => number {
   let state = seed >>> 0;

@@ -23,24 +23,28 @@ export interface Operands extends Disposable {
   readonly out: Tensor;
 }
 
-const POOL = 1 << 20;
-let pool: Float32Array<ArrayBuffer> | undefined;
+/** Elements of a stock of random numbers, from which large tensors are filled. */
+export const STOCK_SIZE = 1 << 20;
 
-/** A stock of standard normal numbers. */
-function normals(): Float32Array<ArrayBuffer> {
-  pool ??= Float32Array.from(
-    { length: POOL },
-    () => Math.sqrt(-2 * Math.log(1 - Math.random())) * Math.cos(2 * Math.PI * Math.random()),
-  );
-  return pool;
+/** A stock of normal numbers (Box-Muller). */
+export function normals(scale = 1): Float32Array<ArrayBuffer> {
+  return Float32Array.from({ length: STOCK_SIZE }, () => {
+    const radius = Math.sqrt(-2 * Math.log(1 - Math.random()));
+    return scale * radius * Math.cos(2 * Math.PI * Math.random());
+  });
 }
+
+let standardNormals: Float32Array<ArrayBuffer> | undefined;
 
 /** Standard normal rows: pieces of the stock, from a random place each. */
 async function fillRandom(tensor: Tensor): Promise<void> {
   const { device } = tensor;
   const count = tensor.shape.reduce((a, b) => a * b, 1);
-  using stock = device.tensor([POOL], { dtype: tensor.dtype, data: normals() });
-  const rows = POOL / HEAD_DIM / 2;
+  using stock = device.tensor([STOCK_SIZE], {
+    dtype: tensor.dtype,
+    data: standardNormals ??= normals(),
+  });
+  const rows = STOCK_SIZE / HEAD_DIM / 2;
   const total = count / HEAD_DIM;
   for (let row = 0; row < total; row += rows) {
     const size = { rows: Math.min(rows, total - row), heads: 1, dim: HEAD_DIM };

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { table } from "./markdown.ts";
+import { size, table } from "./markdown.ts";
 
 /** A results file of `bench:gpu`. */
 export interface GpuResults {
@@ -36,7 +36,6 @@ const ms = (value: number): string =>
     : `${value < 10 ? value.toFixed(2) : value < 100 ? value.toFixed(1) : value.toFixed(0)} ms`;
 const ratio = (peer: number, own: number): string =>
   Number.isNaN(peer / own) ? "-" : `${(peer / own).toFixed(2)}x`;
-const size = (tokens: number): string => tokens < 1 << 20 ? `${tokens / 1024}K` : "1M";
 
 /** Of rows with equal fields, the one of least time. */
 function best(rows: readonly Row[], fields: Row): Row | undefined {

@@ -12,13 +12,14 @@ import {
   enqueueIndex,
   type Estimate,
   estimateBuffers,
+  type IndexOptions,
   type SequenceShape,
   type WorkList,
 } from "../../src/attention/sequence.ts";
 import type { Device } from "../../src/device/device.ts";
 import { convertCopy } from "../../src/device/ops.ts";
 import { Scratch } from "../../src/device/scratch.ts";
-import { BUDGETS, indexSet } from "./gpu_inputs.ts";
+import { indexSet, LAYER_BUDGETS } from "./gpu_inputs.ts";
 import { HEAD_DIM, makeOperands, type Operands } from "./gpu_operands.ts";
 import { median } from "./report.ts";
 
@@ -89,6 +90,21 @@ function attend(device: Device, scratch: Scratch, operands: Operands, list?: Wor
   });
 }
 
+/** Index and attention of a layer; the index from `estimate` where one is given. */
+function attendSparsely(
+  device: Device,
+  scratch: Scratch,
+  operands: Operands,
+  patterns: readonly HeadPattern[],
+  options: IndexOptions,
+  estimate?: Estimate,
+): void {
+  const [q, k] = [operands.q.view(), operands.k.view()];
+  const shape = shapeOf(operands);
+  const list = enqueueIndex(device, scratch, shape, q, k, patterns, options, estimate);
+  attend(device, scratch, operands, list);
+}
+
 /** Dense causal attention; past 512K tokens one head, as the peer. */
 export async function dense(device: Device, lengths: readonly number[]): Promise<unknown[]> {
   const rows: unknown[] = [];
@@ -156,29 +172,20 @@ export async function launch(
         enqueueEstimate(device, scratch, shape, operands.q.view(), operands.k.view(), estimate);
         await plant(estimate, device, scratch, tokens, Array(HEADS).fill(budget));
         const pattern: HeadPattern = { kind: "vertical_slash", ...budget, selection };
-        const run = (): void => {
-          const list = enqueueIndex(
-            device,
-            scratch,
-            shape,
-            operands.q.view(),
-            operands.k.view(),
-            Array(HEADS).fill(resolvePattern(pattern, 0)),
-            { stats: scratch.ref("stats", statsBytes(HEADS)) },
-            estimate,
-          );
-          attend(device, scratch, operands, list);
-        };
+        const stats = scratch.ref("stats", statsBytes(HEADS));
+        const patterns = Array(HEADS).fill(resolvePattern(pattern, 0));
+        const run = (): void =>
+          attendSparsely(device, scratch, operands, patterns, { stats }, estimate);
         const all = await readings(device, run);
-        const stats = await readStats(device, scratch, HEADS);
+        const heads = await readStats(device, scratch, HEADS);
         const row = {
           tokens,
           ...budget,
           selection,
           heads: HEADS,
-          density: densityOf(stats),
-          tiles: tilesOf(stats),
-          ...summary(column(all, "attention"), TILE_FLOP * tilesOf(stats)),
+          density: densityOf(heads),
+          tiles: tilesOf(heads),
+          ...summary(column(all, "attention"), TILE_FLOP * tilesOf(heads)),
           index: summary(column(all, "index")),
         };
         rows.push(row);
@@ -196,17 +203,14 @@ export async function launch(
 
 /** A whole layer with the published mix of budgets: estimate, index, attention. */
 export async function layer(device: Device, lengths: readonly number[]): Promise<unknown[]> {
-  const budgets = BUDGETS.flatMap(({ heads, vertical, slash }) =>
-    Array.from({ length: heads }, () => ({ vertical, slash }))
-  );
   const rows: unknown[] = [];
   for (const tokens of lengths) {
     using operands = await makeOperands(device, tokens, HEADS, KV_HEADS, "structured");
     const shape = shapeOf(operands);
     const [q, k] = [operands.q.view(), operands.k.view()];
     for (const selection of ["exact", "banded"] as const) {
-      const patterns = budgets.map((budget) =>
-        resolvePattern({ kind: "vertical_slash", ...budget, selection }, 0)
+      const patterns = LAYER_BUDGETS.map(({ vertical, slash }) =>
+        resolvePattern({ kind: "vertical_slash", vertical, slash, selection }, 0)
       );
       for (const sets of ["selected", "given"] as const) {
         using scratch = new Scratch(device);
@@ -216,15 +220,13 @@ export async function layer(device: Device, lengths: readonly number[]): Promise
         enqueueEstimate(device, scratch, shape, q, k, estimate);
         if (sets === "given") {
           enqueueEstimate(device, scratch, shape, q, k, chosen);
-          await plant(chosen, device, planted, tokens, budgets);
+          await plant(chosen, device, planted, tokens, LAYER_BUDGETS);
         }
         const run = (): void => {
           enqueueEstimate(device, scratch, shape, q, k, estimate);
-          const list = enqueueIndex(device, scratch, shape, q, k, patterns, {
-            stats: scratch.ref("stats", statsBytes(HEADS)),
-            denseAbove: DENSE_ABOVE[device.kind],
-          }, chosen);
-          attend(device, scratch, operands, list);
+          const denseAbove = DENSE_ABOVE[device.kind];
+          const stats = scratch.ref("stats", statsBytes(HEADS));
+          attendSparsely(device, scratch, operands, patterns, { stats, denseAbove }, chosen);
         };
         const all = await readings(device, run);
         const stats = await readStats(device, scratch, HEADS);
@@ -260,19 +262,9 @@ export async function blocks(device: Device, lengths: readonly number[]): Promis
   for (const tokens of lengths) {
     using operands = await makeOperands(device, tokens, HEADS, KV_HEADS, "structured");
     using scratch = new Scratch(device);
-    const shape = shapeOf(operands);
-    const run = (): void => {
-      const list = enqueueIndex(
-        device,
-        scratch,
-        shape,
-        operands.q.view(),
-        operands.k.view(),
-        Array(HEADS).fill(pattern),
-        { stats: scratch.ref("stats", statsBytes(HEADS)) },
-      );
-      attend(device, scratch, operands, list);
-    };
+    const patterns = Array(HEADS).fill(pattern);
+    const stats = scratch.ref("stats", statsBytes(HEADS));
+    const run = (): void => attendSparsely(device, scratch, operands, patterns, { stats });
     const all = await readings(device, run);
     const tiles = tilesOf(await readStats(device, scratch, HEADS));
     const row = {
@@ -290,11 +282,8 @@ export async function blocks(device: Device, lengths: readonly number[]): Promis
 
 /** The automatic choice beside dense attention, published budgets, structured operands. */
 export async function automatic(device: Device, lengths: readonly number[]): Promise<unknown[]> {
-  const patterns = BUDGETS.flatMap(({ heads, vertical, slash }) =>
-    Array.from(
-      { length: heads },
-      () => resolvePattern({ kind: "vertical_slash", vertical, slash, selection: "banded" }, 0),
-    )
+  const patterns = LAYER_BUDGETS.map(({ vertical, slash }) =>
+    resolvePattern({ kind: "vertical_slash", vertical, slash, selection: "banded" }, 0)
   );
   const rows: unknown[] = [];
   for (const tokens of lengths) {
@@ -303,10 +292,8 @@ export async function automatic(device: Device, lengths: readonly number[]): Pro
     const shape = shapeOf(operands);
     const sparse = (): void => {
       if (chooseDense(device.kind, shape, patterns)) return attend(device, scratch, operands);
-      const views = [operands.q.view(), operands.k.view()] as const;
-      const options = { denseAbove: DENSE_ABOVE[device.kind] };
-      const list = enqueueIndex(device, scratch, shape, ...views, patterns, options);
-      attend(device, scratch, operands, list);
+      const denseAbove = DENSE_ABOVE[device.kind];
+      attendSparsely(device, scratch, operands, patterns, { denseAbove });
     };
     const total = (one: Record<string, number>): number =>
       Object.values(one).reduce((a, b) => a + b, 0);

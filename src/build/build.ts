@@ -18,6 +18,8 @@ export interface BuildOptions {
   out: string;
   /** Build the CUDA backend where nvcc is found. Default true. */
   cuda?: boolean;
+  /** Flags for the C++ compiler beyond its own. */
+  flags?: readonly string[];
   /** Receives one line per step. */
   onLog?: (line: string) => void;
   /** Stops the compilers. */
@@ -87,7 +89,9 @@ function planJobs(options: BuildOptions, tools: Toolchain, objects: string): Job
     const rule = compileRule(source, Deno.build.arch);
     const nvcc = rule.compiler === "nvcc";
     const command = nvcc ? tools.nvcc! : tools.cxx;
-    const common = nvcc ? [...NVCC_FLAGS, "-ccbin", tools.cxx] : CXX_FLAGS;
+    const common = nvcc
+      ? [...NVCC_FLAGS, "-ccbin", tools.cxx]
+      : [...CXX_FLAGS, ...options.flags ?? []];
     const flags = [...common, ...rule.flags, ...defines];
     const hash = createHash("sha256");
     hash.update(

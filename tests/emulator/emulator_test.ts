@@ -13,7 +13,13 @@ async function runSuite(files: readonly string[], env: Record<string, string>): 
   const { success, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
     args: ["test", "-A", "--no-check", ...files],
     cwd: root,
-    env: { MINFERENCE_LIB: library, MINFERENCE_DEVICE: "cuda", NO_COLOR: "1", ...env },
+    env: {
+      MINFERENCE_LIB: library,
+      MINFERENCE_CUBLASLT: library,
+      MINFERENCE_DEVICE: "cuda",
+      NO_COLOR: "1",
+      ...env,
+    },
   }).output();
   const text = new TextDecoder().decode(stdout) + new TextDecoder().decode(stderr);
   assert.ok(success, text);

@@ -22,13 +22,8 @@
 #pragma once
 #include <cstdint>
 
+#include "../core/host_device.h"
 #include "../include/minference.h"
-
-#if defined(__CUDACC__)
-#define MI_HD __host__ __device__
-#else
-#define MI_HD
-#endif
 
 namespace mi {
 

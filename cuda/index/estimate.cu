@@ -23,16 +23,17 @@ class DiagonalSums {
       : slash_(slash + int64_t(w.head) * p.kv_len), scratch_(scratch), first_probe_(p.first) {
     const int64_t end_key = w.first_key + p.slice_keys;
     newest_ = p.kv_len - 1;
-    oldest_ = end_key < p.kv_len ? p.first - end_key : -1;
+    oldest_ = int(end_key < p.kv_len ? p.first - end_key + 1 : 0);
+    oldest_ = oldest_ > 0 ? oldest_ : 0;
     // Other slices add to these ends as well: two addends onto zero, so their order does not matter.
-    shared_from_ = w.first_key > 0 ? p.first - w.first_key : INT64_MAX;
-    shared_to_ = end_key < p.kv_len ? p.first - end_key + kProbes - 1 : -1;
+    shared_from_ = w.first_key > 0 ? p.first - int(w.first_key) : INT32_MAX;
+    shared_to_ = end_key < p.kv_len ? int(p.first - end_key + kProbes - 1) : -1;
 #pragma unroll
     for (int s = 0; s < 9; s++) a_[s][0] = a_[s][1] = 0;
   }
 
   // Probabilities of keys [key, key + 16).
-  __device__ void add(int64_t key, const float (&c)[8][4]) {
+  __device__ __forceinline__ void add(int key, const Scores& c) {
 #pragma unroll
     for (int j = 0; j < 8; j++)
 #pragma unroll
@@ -44,12 +45,13 @@ class DiagonalSums {
   }
 
   // After the last keys, which ended before `key`.
-  __device__ void finish(int64_t key) {
+  __device__ void finish(int key) {
+#pragma unroll 1
     for (int i = 0; i < 5; i++) flush(key + i * kStepKeys);
   }
 
  private:
-  __device__ void flush(int64_t key) {
+  __device__ __forceinline__ void flush(int key) {
     const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     __syncwarp();
 #pragma unroll
@@ -66,8 +68,8 @@ class DiagonalSums {
     const float carried = __shfl_up_sync(0xffffffffu, carry_, 16);
     if (lane >= 16) sum += carried;
     carry_ = sum;
-    const int64_t distance = first_probe_ - key + 41 + lane;
-    if (lane >= 7 && lane < 23 && distance > oldest_ && distance >= 0 && distance <= newest_) {
+    const int distance = first_probe_ - key + 41 + lane;
+    if (lane >= 7 && lane < 23 && distance >= oldest_ && distance <= newest_) {
       if (distance > shared_from_ || distance <= shared_to_) atomicAdd(slash_ + distance, sum);
       else slash_[distance] = sum;
     }
@@ -78,12 +80,12 @@ class DiagonalSums {
 
   float* slash_;
   float* scratch_;
-  int64_t first_probe_, oldest_, newest_, shared_from_, shared_to_;
+  int first_probe_, oldest_, newest_, shared_from_, shared_to_;  // distances, but the first
   float a_[9][2];
   float carry_ = 0;
 };
 
-template <class T>
+template <class T, int kDepth>
 __global__ void __launch_bounds__(kProbeThreads, 1)
     sums_kernel(const __grid_constant__ EstimateKernelArgs args) {
   extern __shared__ __align__(128) char shared[];
@@ -108,38 +110,26 @@ __global__ void __launch_bounds__(kProbeThreads, 1)
   float* vertical = args.vertical + int64_t(w.head) * p.kv_len;
   int64_t end = w.first_key;
 
-  for_each_tile<T>(p, w, shared, EveryTile{}, [&](int64_t first_key, ScoreTile& c) {
+  for_each_step<T, kDepth>(p, w, shared, EveryTile{}, [&](int64_t key, Scores& c) {
+    float column[2] = {};
 #pragma unroll
-    for (int u = 0; u < 4; u++) {
-      const int64_t key = first_key + kStepKeys * u;
-      float column[2] = {};
+    for (int j = 0; j < 8; j++)
 #pragma unroll
-      for (int j = 0; j < 8; j++)
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-          c[u][j][i] = exp2_approx(fmaf(c[u][j][i], p.scale_log2, -lse[j][i % 2]));
-          column[i / 2] += c[u][j][i];
-        }
-#pragma unroll
-      for (int h = 0; h < 2; h++) {
-        column[h] += __shfl_xor_sync(0xffffffffu, column[h], 1);
-        column[h] += __shfl_xor_sync(0xffffffffu, column[h], 2);
-        const int64_t at = key + g + 8 * h;
-        if (t == 0 && at < p.kv_len) vertical[at] = column[h];
+      for (int i = 0; i < 4; i++) {
+        c[j][i] = exp2_approx(fmaf(c[j][i], p.scale_log2, -lse[j][i % 2]));
+        column[i / 2] += c[j][i];
       }
-      diagonals.add(key, c[u]);
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+      column[h] += __shfl_xor_sync(0xffffffffu, column[h], 1);
+      column[h] += __shfl_xor_sync(0xffffffffu, column[h], 2);
+      const int64_t at = key + g + 8 * h;
+      if (t == 0 && at < p.kv_len) vertical[at] = column[h];
     }
-    end = first_key + kTileKeys;
+    diagonals.add(int(key), c);
+    end = key + kStepKeys;
   });
-  if (w.active) diagonals.finish(end);
-}
-
-template <class T>
-mi_status queue_sums(const Launch& launch, const EstimateKernelArgs& args, mi_error* error) {
-  const int bytes = args.probe.shared_bytes();
-  cudaFuncSetAttribute(sums_kernel<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-  sums_kernel<T><<<probe_grid(args.probe), kProbeThreads, bytes, launch.stream>>>(args);
-  return check_launch("estimate", error);
+  if (w.active) diagonals.finish(int(end));
 }
 
 }  // namespace
@@ -154,7 +144,10 @@ mi_status estimate(const Launch& launch, const EstimateArgs& a, mi_error* error)
       make_probe(launch, a), {static_cast<float2*>(a.workspace)}, a.vertical, a.slash, a.lse};
   const mi_status status = queue_lse(launch, args.probe, half, args.partials, a.slash, error);
   if (status != MI_OK) return status;
-  return half ? queue_sums<__half>(launch, args, error) : queue_sums<__nv_bfloat16>(launch, args, error);
+  return with_operands(args.probe, half, [&](auto type, auto depth) {
+    using T = typename decltype(type)::type;
+    return queue_probe(launch, args.probe, "estimate", error, sums_kernel<T, depth.value>, args);
+  });
 }
 
 }  // namespace mi::cuda

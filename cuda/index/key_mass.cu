@@ -5,9 +5,9 @@ namespace mi::cuda {
 
 namespace {
 
-template <class T>
-__global__ void __launch_bounds__(kProbeThreads, 1) key_mass_kernel(const __grid_constant__ IndexKernelArgs a,
-                                                                    KeyMass which) {
+template <class T, int kDepth>
+__global__ void __launch_bounds__(kProbeThreads, 1)
+    key_mass_kernel(const __grid_constant__ IndexKernelArgs a, KeyMass which) {
   extern __shared__ __align__(128) char shared[];
   __shared__ float lse_of[kProbeWarps][kProbes];  // base 2; infinite for rows that do not count
   const Probe& p = a.probe;
@@ -30,43 +30,37 @@ __global__ void __launch_bounds__(kProbeThreads, 1) key_mass_kernel(const __grid
   __syncthreads();
   const uint32_t early = early_probes(a.probe_blocks);
   float* out = a.key_mass + (w.active ? int64_t(a.heads[w.head].slot) : 0) * p.kv_len;
-  for_each_tile<T>(p, w, shared, EveryTile{}, [&](int64_t first_key, ScoreTile& c) {
+  for_each_step<T, kDepth>(p, w, shared, EveryTile{}, [&](int64_t first_key, Scores& c) {
     const Visibility v = missing ? visibility(a, w.head, first_key) : Visibility{};
 #pragma unroll
-    for (int u = 0; u < 4; u++)
+    for (int h = 0; h < 2; h++) {
+      const int at = g + 8 * h;
+      const uint32_t hidden = v.probes(at, early);
+      float sum = 0;
 #pragma unroll
-      for (int h = 0; h < 2; h++) {
-        const int at = kStepKeys * u + g + 8 * h;
-        const uint32_t hidden = v.probes(at, early);
-        float sum = 0;
-#pragma unroll
-        for (int j = 0; j < 8; j++) {
-          const float2 lse = *reinterpret_cast<const float2*>(&lse_of[warp][8 * j + 2 * t]);
-          const float x = exp2_approx(fmaf(c[u][j][2 * h], p.scale_log2, -lse.x));
-          const float y = exp2_approx(fmaf(c[u][j][2 * h + 1], p.scale_log2, -lse.y));
-          if (!(hidden >> (2 * j) & 1)) sum += x;
-          if (!(hidden >> (2 * j + 1) & 1)) sum += y;
-        }
-        sum += __shfl_xor_sync(0xffffffffu, sum, 1);
-        sum += __shfl_xor_sync(0xffffffffu, sum, 2);
-        if (t == 0 && first_key + at < p.kv_len) out[first_key + at] = sum;
+      for (int j = 0; j < 8; j++) {
+        const float2 lse = *reinterpret_cast<const float2*>(&lse_of[warp][8 * j + 2 * t]);
+        const float x = exp2_approx(fmaf(c[j][2 * h], p.scale_log2, -lse.x));
+        const float y = exp2_approx(fmaf(c[j][2 * h + 1], p.scale_log2, -lse.y));
+        if (!(hidden >> (2 * j) & 1)) sum += x;
+        if (!(hidden >> (2 * j + 1) & 1)) sum += y;
       }
+      sum += __shfl_xor_sync(0xffffffffu, sum, 1);
+      sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+      if (t == 0 && first_key + at < p.kv_len) out[first_key + at] = sum;
+    }
   });
-}
-
-template <class T>
-mi_status queue(const Launch& launch, const IndexKernelArgs& a, KeyMass which, mi_error* error) {
-  const int bytes = a.probe.shared_bytes();
-  cudaFuncSetAttribute(key_mass_kernel<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-  key_mass_kernel<T><<<probe_grid(a.probe), kProbeThreads, bytes, launch.stream>>>(a, which);
-  return check_launch("index: mass of each key", error);
 }
 
 }  // namespace
 
 mi_status queue_key_mass(const Launch& launch, const IndexKernelArgs& a, KeyMass which, bool half,
                          mi_error* error) {
-  return half ? queue<__half>(launch, a, which, error) : queue<__nv_bfloat16>(launch, a, which, error);
+  return with_operands(a.probe, half, [&](auto type, auto depth) {
+    using T = typename decltype(type)::type;
+    return queue_probe(launch, a.probe, "index: mass of each key", error, key_mass_kernel<T, depth.value>, a,
+                       which);
+  });
 }
 
 }  // namespace mi::cuda

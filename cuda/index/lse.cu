@@ -18,7 +18,7 @@ __device__ void clear_shared_diagonals(const Probe& p, const ProbeWarp& w, float
   }
 }
 
-template <class T>
+template <class T, int kDepth>
 __global__ void __launch_bounds__(kProbeThreads, 1)
     lse_kernel(const __grid_constant__ Probe p, LsePartials partials, float* slash) {
   extern __shared__ __align__(128) char shared[];
@@ -29,44 +29,33 @@ __global__ void __launch_bounds__(kProbeThreads, 1)
   for (int j = 0; j < 8; j++) most[j][0] = most[j][1] = sum[j][0] = sum[j][1] = 0;
   bool first = true;
 
-  for_each_tile<T>(p, w, shared, EveryTile{}, [&](int64_t, ScoreTile& c) {
+  for_each_step<T, kDepth>(p, w, shared, EveryTile{}, [&](int64_t, Scores& c) {
     float excess = kNoScore;
 #pragma unroll
-    for (int u = 0; u < 4; u++)
+    for (int j = 0; j < 8; j++)
 #pragma unroll
-      for (int j = 0; j < 8; j++)
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-          c[u][j][i] = fmaf(c[u][j][i], p.scale_log2, -most[j][i % 2]);
-          excess = fmaxf(excess, c[u][j][i]);
-        }
+      for (int i = 0; i < 4; i++) {
+        c[j][i] = fmaf(c[j][i], p.scale_log2, -most[j][i % 2]);
+        excess = fmaxf(excess, c[j][i]);
+      }
     if (first || __any_sync(0xffffffffu, excess > kSlack)) {
 #pragma unroll
       for (int j = 0; j < 8; j++)
 #pragma unroll
         for (int e = 0; e < 2; e++) {
-          float raise = first ? kNoScore : 0;
-#pragma unroll
-          for (int u = 0; u < 4; u++) raise = fmaxf(raise, fmaxf(c[u][j][e], c[u][j][e + 2]));
+          float raise = fmaxf(first ? kNoScore : 0, fmaxf(c[j][e], c[j][e + 2]));
 #pragma unroll
           for (int o = 4; o < 32; o *= 2) raise = fmaxf(raise, __shfl_xor_sync(0xffffffffu, raise, o));
-          sum[j][e] *= exp2_approx(-raise);
-#pragma unroll
-          for (int u = 0; u < 4; u++) c[u][j][e] -= raise, c[u][j][e + 2] -= raise;
+          sum[j][e] = first ? 0 : sum[j][e] * exp2_approx(-raise);  // at first 0 times infinity
+          c[j][e] -= raise, c[j][e + 2] -= raise;
           most[j][e] += raise;
         }
-      if (first) {
-#pragma unroll
-        for (int j = 0; j < 8; j++) sum[j][0] = sum[j][1] = 0;  // 0 times infinity above
-        first = false;
-      }
+      first = false;
     }
 #pragma unroll
-    for (int u = 0; u < 4; u++)
+    for (int j = 0; j < 8; j++)
 #pragma unroll
-      for (int j = 0; j < 8; j++)
-#pragma unroll
-        for (int i = 0; i < 4; i++) sum[j][i % 2] += exp2_approx(c[u][j][i]);
+      for (int i = 0; i < 4; i++) sum[j][i % 2] += exp2_approx(c[j][i]);
   });
 
   if (w.slice >= p.slices || w.head >= (w.kv_head + 1) * (p.q_heads / p.kv_heads)) return;
@@ -83,20 +72,15 @@ __global__ void __launch_bounds__(kProbeThreads, 1)
   if (w.active && slash) clear_shared_diagonals(p, w, slash);
 }
 
-template <class T>
-mi_status queue(const Launch& launch, const Probe& p, LsePartials partials, float* slash, mi_error* error) {
-  const int bytes = p.shared_bytes();
-  cudaFuncSetAttribute(lse_kernel<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-  lse_kernel<T><<<probe_grid(p), kProbeThreads, bytes, launch.stream>>>(p, partials, slash);
-  return check_launch("log-sum-exp of the probe rows", error);
-}
-
 }  // namespace
 
 mi_status queue_lse(const Launch& launch, const Probe& p, bool half, LsePartials partials, float* slash,
                     mi_error* error) {
-  return half ? queue<__half>(launch, p, partials, slash, error)
-              : queue<__nv_bfloat16>(launch, p, partials, slash, error);
+  return with_operands(p, half, [&](auto type, auto depth) {
+    using T = typename decltype(type)::type;
+    return queue_probe(launch, p, "log-sum-exp of the probe rows", error, lse_kernel<T, depth.value>, p,
+                       partials, slash);
+  });
 }
 
 }  // namespace mi::cuda

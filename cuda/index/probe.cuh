@@ -1,16 +1,20 @@
 // Scores of the probe rows (the last up to 64 query rows) against all keys, for every head, never stored.
 //
-// A warp computes transposed tiles S^T = K Q^T of 64 keys x 64 probes: sums over probes stay inside a thread
-// and its quad, sums over keys stay in registers from tile to tile. The query heads of a KV head are spread
-// over the warps of a block, so that each key is read from memory once:
+// A warp computes transposed products S^T = K Q^T of 16 keys x 64 probes: sums over probes stay inside a
+// thread and its quad, sums over keys stay in registers from step to step. The query heads of a KV head are
+// spread over the warps of a block, so that each key is read from memory once:
 //
 //   warp = slice * heads + head; a slice is a contiguous range of keys of its own.
 //
-// Fragment coordinates of c[u][j][i] in lane 4 g + t:
-//   key   = first + 16 u + g + 8 (i / 2)
+// Up to head_dim 128 the probes stay in registers, and a step reads nothing but its keys from shared memory:
+// steps are then short enough for one warp's exponentials to run beside another's products.
+//
+// Fragment coordinates of c[j][i] in lane 4 g + t:
+//   key   = first + g + 8 (i / 2)
 //   probe = 8 j + 2 t + i % 2
 #pragma once
 #include <cmath>
+#include <type_traits>
 
 #include "../core/launch.h"
 #include "../core/ops.h"
@@ -20,7 +24,7 @@
 
 namespace mi::cuda {
 
-constexpr int kProbes = 64, kTileKeys = 64, kStepKeys = 16;
+constexpr int kProbes = 64, kTileKeys = 64, kStepKeys = 16, kTileSteps = kTileKeys / kStepKeys;
 constexpr int kProbeWarps = 8, kProbeThreads = 32 * kProbeWarps;
 constexpr int kMostStages = 4;
 // Slices are whole multiples of this: more than the 127 diagonals of a tile, so that no diagonal meets three
@@ -30,7 +34,7 @@ constexpr int64_t kSliceStep = 128;
 // Shared memory that kernels have besides Probe::shared_bytes(), at most.
 constexpr int kStaticBytes = 4608;
 
-using ScoreTile = float[kTileKeys / kStepKeys][8][4];
+using Scores = float[8][4];  // of one step
 
 inline int probe_pitch(int head_dim) { return int(round_up(head_dim, 64)) * 2; }
 
@@ -132,13 +136,26 @@ struct ProbeWarp {
 
 // Operands in shared memory: the block's queries, then the ring of key stages. Rows are `pitch` bytes,
 // 16-byte pieces of a row at index XOR (row & 7), so that eight rows of a matrix lie in different banks.
-template <class T>
+// kDepth: pitch in k-steps of 16 elements if the warp's queries are to stay in registers, otherwise 0.
+template <class T, int kDepth>
 class ProbeOperands {
  public:
   __device__ ProbeOperands(const Probe& p, const ProbeWarp& w, char* shared)
       : p_(p), queries_(smem_address(shared)), keys_(queries_ + p.query_bytes()),
         key_base_(p.k.row(w.kv_head, 0)), block_first_(int64_t(blockIdx.x) * p.slices * p.slice_keys) {
     load_queries(w, shared);
+    lane_probe_ = threadIdx.x % 32 / 16 * 8 + threadIdx.x % 8;
+    queries_ += (w.head_slot * kProbes + lane_probe_) * p.pitch;
+    if (kDepth == 0) return;  // the loop over the tiles synchronises before it reads them
+    __syncthreads();
+#pragma unroll
+    for (int step = 0; step < kDepth; step++)
+#pragma unroll
+      for (int j = 0; j < 8; j += 2) {
+        uint32_t b[4];
+        load_query_step(b, step, j);
+        q_[step][j][0] = b[0], q_[step][j][1] = b[1], q_[step][j + 1][0] = b[2], q_[step][j + 1][1] = b[3];
+      }
   }
 
   // Begins to load tile `index` of every slice. Keys and dimensions past the last become zero.
@@ -156,38 +173,57 @@ class ProbeOperands {
     }
   }
 
-  __device__ void scores(int stage, const ProbeWarp& w, ScoreTile& c) const {
+  // body(key, c) for each step of a tile whose first key is first_key.
+  template <class Body>
+  __device__ __forceinline__ void for_each_step(int stage, const ProbeWarp& w, int64_t first_key,
+                                                const Body& body) const {
     const int lane = threadIdx.x % 32, row = lane % 16, swizzle = row & 7;
-    const int probe = lane / 16 * 8 + lane % 8;
     const uint32_t keys = keys_ + stage * p_.stage_bytes() + (w.slice * kTileKeys + row) * p_.pitch;
-    const uint32_t queries = queries_ + (w.head_slot * kProbes + probe) * p_.pitch;
+    if constexpr (kDepth > 0) {
+#pragma unroll 1
+      for (int u = 0; u < kTileSteps; u++) {
+        Scores c = {};
 #pragma unroll
-    for (int u = 0; u < 4; u++)
+        for (int step = 0; step < kDepth; step++) {
+          uint32_t a[4];
+          ldmatrix_x4(a, keys + u * kStepKeys * (kDepth * 32) + ((2 * step + lane / 16) ^ swizzle) * 16);
 #pragma unroll
-      for (int j = 0; j < 8; j++)
-#pragma unroll
-        for (int i = 0; i < 4; i++) c[u][j][i] = 0;
-    const int steps = (p_.head_dim + 15) / 16;
+          for (int j = 0; j < 8; j++) mma_16816<T>(c[j], a, q_[step][j][0], q_[step][j][1]);
+        }
+        body(first_key + u * kStepKeys, c);
+      }
+    } else {  // queries come from shared memory, for four steps at a time
+      Scores c[kTileSteps] = {};
+      const int steps = (p_.head_dim + 15) / 16;
 #pragma unroll 2
-    for (int step = 0; step < steps; step++) {
-      uint32_t a[4][4];
+      for (int step = 0; step < steps; step++) {
+        uint32_t a[kTileSteps][4];
 #pragma unroll
-      for (int u = 0; u < 4; u++)
-        ldmatrix_x4(a[u], keys + u * 16 * p_.pitch + ((2 * step + lane / 16) ^ swizzle) * 16);
+        for (int u = 0; u < kTileSteps; u++)
+          ldmatrix_x4(a[u], keys + u * kStepKeys * p_.pitch + ((2 * step + lane / 16) ^ swizzle) * 16);
 #pragma unroll
-      for (int j = 0; j < 8; j += 2) {
-        uint32_t b[4];  // both halves of the depth for probes 8 j.., then for 8 (j + 1)..
-        ldmatrix_x4(b, queries + j * 8 * p_.pitch + ((2 * step + lane / 8 % 2) ^ (probe & 7)) * 16);
+        for (int j = 0; j < 8; j += 2) {
+          uint32_t b[4];
+          load_query_step(b, step, j);
 #pragma unroll
-        for (int u = 0; u < 4; u++) {
-          mma_16816<T>(c[u][j], a[u], b[0], b[1]);
-          mma_16816<T>(c[u][j + 1], a[u], b[2], b[3]);
+          for (int u = 0; u < kTileSteps; u++) {
+            mma_16816<T>(c[u][j], a[u], b[0], b[1]);
+            mma_16816<T>(c[u][j + 1], a[u], b[2], b[3]);
+          }
         }
       }
+#pragma unroll
+      for (int u = 0; u < kTileSteps; u++) body(first_key + u * kStepKeys, c[u]);
     }
   }
 
  private:
+  // Both halves of the depth for probes 8 j .., then for 8 (j + 1) ..
+  __device__ __forceinline__ void load_query_step(uint32_t (&b)[4], int step, int j) const {
+    const int piece = 2 * step + threadIdx.x % 32 / 8 % 2;
+    ldmatrix_x4(b, queries_ + j * 8 * p_.pitch + (piece ^ (lane_probe_ & 7)) * 16);
+  }
+
   // In the keys' type. Probes and dimensions past the last become zero.
   __device__ void load_queries(const ProbeWarp& w, char* shared) const {
     const int pairs = p_.pitch / 4, group = p_.q_heads / p_.kv_heads;
@@ -205,31 +241,30 @@ class ProbeOperands {
   }
 
   const Probe& p_;
-  uint32_t queries_, keys_;
+  uint32_t queries_, keys_;  // queries_: of this lane's row for ldmatrix
+  int lane_probe_;
+  uint32_t q_[kDepth > 0 ? kDepth : 1][8][2];
   const char* key_base_;
   int64_t block_first_;
 };
 
 // Hides what a probe does not see: keys after its own position.
-__device__ inline void mask_causal(const Probe& p, int64_t first_key, ScoreTile& c) {
-  if (first_key + kTileKeys - 1 <= p.first) return;
+__device__ __forceinline__ void mask_causal(const Probe& p, int64_t first_key, Scores& c) {
+  if (first_key + kStepKeys - 1 <= p.first) return;
   const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
 #pragma unroll
-  for (int u = 0; u < 4; u++)
+  for (int j = 0; j < 8; j++)
 #pragma unroll
-    for (int j = 0; j < 8; j++)
-#pragma unroll
-      for (int i = 0; i < 4; i++)
-        if (first_key + kStepKeys * u + g + 8 * (i / 2) > p.first + 8 * j + 2 * t + i % 2)
-          c[u][j][i] = p.hidden;
+    for (int i = 0; i < 4; i++)
+      if (first_key + g + 8 * (i / 2) > p.first + 8 * j + 2 * t + i % 2) c[j][i] = p.hidden;
 }
 
-// Walks this warp's slice in order: body(first_key, c) for each tile. wanted(index) says, alike in every
-// thread of the block, whether tile `index` of any slice is needed.
-template <class T, class Wanted, class Body>
-__device__ void for_each_tile(const Probe& p, const ProbeWarp& w, char* shared, const Wanted& wanted,
-                              const Body& body) {
-  const ProbeOperands<T> operands(p, w, shared);
+// Walks this warp's slice in order: body(first_key, c) for each step; the last may lie past the keys.
+// wanted(index) says, alike in every thread of the block, whether tile `index` of any slice is needed.
+template <class T, int kDepth, class Wanted, class Body>
+__device__ __forceinline__ void for_each_step(const Probe& p, const ProbeWarp& w, char* shared,
+                                              const Wanted& wanted, const Body& body) {
+  const ProbeOperands<T, kDepth> operands(p, w, shared);
   const int tiles = int(p.slice_keys / kTileKeys);
   const auto next = [&](int index) {
     while (index < tiles && !wanted(index)) index++;
@@ -252,12 +287,11 @@ __device__ void for_each_tile(const Probe& p, const ProbeWarp& w, char* shared, 
     __syncthreads();
     load();
     const int64_t key = w.first_key + int64_t(index) * kTileKeys;
-    if (w.active && key < p.kv_len) {
-      ScoreTile c;
-      operands.scores(stage, w, c);
-      mask_causal(p, key, c);
-      body(key, c);
-    }
+    if (w.active && key < p.kv_len)
+      operands.for_each_step(stage, w, key, [&](int64_t first_key, Scores& c) {
+        mask_causal(p, first_key, c);
+        body(first_key, c);
+      });
     stage = stage + 1 == p.stages ? 0 : stage + 1;
   }
 }
@@ -265,6 +299,33 @@ __device__ void for_each_tile(const Probe& p, const ProbeWarp& w, char* shared, 
 struct EveryTile {
   __device__ bool operator()(int) const { return true; }
 };
+
+template <class T>
+struct ElementType {
+  using type = T;
+};
+// launch(ElementType<T>, depth) with what a kernel template <class T, int kDepth> needs, depth.value being kDepth.
+template <class F>
+mi_status with_operands(const Probe& p, bool half, const F& launch) {
+  const auto with_type = [&](auto type) {
+    switch (p.pitch / 32) {
+      case 4: return launch(type, std::integral_constant<int, 4>{});
+      case 8: return launch(type, std::integral_constant<int, 8>{});
+      default: return launch(type, std::integral_constant<int, 0>{});
+    }
+  };
+  return half ? with_type(ElementType<__half>{}) : with_type(ElementType<__nv_bfloat16>{});
+}
+
+// Queues a kernel of probe scores.
+template <class... Args>
+mi_status queue_probe(const Launch& launch, const Probe& p, const char* what, mi_error* error,
+                      void (*kernel)(Args...), const Args&... args) {
+  const int bytes = p.shared_bytes();
+  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+  kernel<<<probe_grid(p), kProbeThreads, bytes, launch.stream>>>(args...);
+  return check_launch(what, error);
+}
 
 // ---- log-sum-exp of the probe rows -----------------------------------------------------------------
 

@@ -46,7 +46,7 @@ __device__ void write_rows(const IndexKernelArgs& a, int head) {
   if (lane == 0 && a.measure_mass) judge(a, head, sum / float(probes), least);
 }
 
-template <class T>
+template <class T, int kDepth>
 __global__ void __launch_bounds__(kProbeThreads, 1)
     retained_kernel(const __grid_constant__ IndexKernelArgs a) {
   extern __shared__ __align__(128) char shared[];
@@ -73,8 +73,7 @@ __global__ void __launch_bounds__(kProbeThreads, 1)
       for (int slice = 0; slice < p.slices && !any; slice++) {
         const int64_t key =
             (int64_t(blockIdx.x) * p.slices + slice) * p.slice_keys + int64_t(index) * kTileKeys;
-        const Visibility v = visibility(a, head, key);
-        any = (v.keys[0] | v.keys[1]) != 0;
+        any = any_visible(a, head, key);
       }
     }
     if (any) atomicOr(&wanted[index / 32], 1u << index % 32);
@@ -92,27 +91,24 @@ __global__ void __launch_bounds__(kProbeThreads, 1)
   const auto is_wanted = [&](int index) {
     return tiles > kMostTiles || (wanted[index / 32] >> (index % 32) & 1) != 0;
   };
-  for_each_tile<T>(p, w, shared, is_wanted, [&](int64_t first_key, ScoreTile& c) {
+  for_each_step<T, kDepth>(p, w, shared, is_wanted, [&](int64_t first_key, Scores& c) {
     const Visibility v = visibility(a, w.head, first_key);
     if ((v.keys[0] | v.keys[1]) == 0) return;
 #pragma unroll
-    for (int u = 0; u < 4; u++)
+    for (int h = 0; h < 2; h++) {
+      const int at = g + 8 * h, key = int(first_key) + at, nearest = p.first + 2 * t - key;
+      const uint32_t seen = v.probes(at, early);
+      const int reach = key < sink ? INT32_MAX : local;
 #pragma unroll
-      for (int h = 0; h < 2; h++) {
-        const int at = kStepKeys * u + g + 8 * h;
-        const int key = int(first_key) + at, nearest = p.first + 2 * t - key;
-        const uint32_t seen = v.probes(at, early);
-        const int reach = key < sink ? INT32_MAX : local;
+      for (int j = 0; j < 8; j++) {
+        const float2 lse = *reinterpret_cast<const float2*>(&lse_of[warp][8 * j + 2 * t]);
 #pragma unroll
-        for (int j = 0; j < 8; j++) {
-          const float2 lse = *reinterpret_cast<const float2*>(&lse_of[warp][8 * j + 2 * t]);
-#pragma unroll
-          for (int e = 0; e < 2; e++) {
-            const float x = exp2_approx(fmaf(c[u][j][2 * h + e], p.scale_log2, -(e ? lse.y : lse.x)));
-            if ((seen >> (2 * j + e) & 1) && nearest + 8 * j + e < reach) mass[j][e] += x;
-          }
+        for (int e = 0; e < 2; e++) {
+          const float x = exp2_approx(fmaf(c[j][2 * h + e], p.scale_log2, -(e ? lse.y : lse.x)));
+          if ((seen >> (2 * j + e) & 1) && nearest + 8 * j + e < reach) mass[j][e] += x;
         }
       }
+    }
   });
 
   if (present) {
@@ -140,18 +136,13 @@ __global__ void __launch_bounds__(kProbeThreads, 1)
   }
 }
 
-template <class T>
-mi_status queue(const Launch& launch, const IndexKernelArgs& a, mi_error* error) {
-  const int bytes = a.probe.shared_bytes();
-  cudaFuncSetAttribute(retained_kernel<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-  retained_kernel<T><<<probe_grid(a.probe), kProbeThreads, bytes, launch.stream>>>(a);
-  return check_launch("index: retained mass", error);
-}
-
 }  // namespace
 
 mi_status queue_retained(const Launch& launch, const IndexKernelArgs& a, bool half, mi_error* error) {
-  return half ? queue<__half>(launch, a, error) : queue<__nv_bfloat16>(launch, a, error);
+  return with_operands(a.probe, half, [&](auto type, auto depth) {
+    using T = typename decltype(type)::type;
+    return queue_probe(launch, a.probe, "index: retained mass", error, retained_kernel<T, depth.value>, a);
+  });
 }
 
 }  // namespace mi::cuda

@@ -6,33 +6,6 @@
 
 namespace mi::cuda {
 
-// Sums of 64 - x and of x times the mass of distance 64 b + x give the triangular weights of tiles b and b +
-// 1 (bands.h): each distance is read once, a warp per 64 of them.
-__device__ inline void fill_tile_mass(const float* slash, int64_t kv_len, int64_t tiles, float* mass,
-                                      float* low) {
-  const int lane = threadIdx.x % 32;
-  for (int64_t b = threadIdx.x / 32; b < tiles; b += kSelectWarps) {
-    float falling = 0, rising = 0;
-#pragma unroll
-    for (int h = 0; h < 2; h++) {
-      const int x = lane + 32 * h;
-      const float s = b * MI_BLOCK + x < kv_len ? slash[b * MI_BLOCK + x] : 0.0f;
-      falling += s * float(MI_BLOCK - x);
-      rising += s * float(x);
-    }
-#pragma unroll
-    for (int o = 16; o; o /= 2) {
-      falling += __shfl_xor_sync(0xffffffffu, falling, o);
-      rising += __shfl_xor_sync(0xffffffffu, rising, o);
-    }
-    if (lane == 0) mass[b] = falling, low[b] = rising;
-  }
-  __syncthreads();
-  for (int64_t t = threadIdx.x; t < tiles; t += kSelectThreads)
-    mass[t] = (mass[t] + (t > 0 ? low[t - 1] : 0.0f)) * (1.0f / MI_BLOCK);
-  __syncthreads();
-}
-
 // Bands of ascending tiles: neighbours merge. Returns how many.
 __device__ inline int64_t bands_of_tiles(const int32_t* tiles, int64_t count, Band* bands, SelectShared& s) {
   uint64_t before = 0;
@@ -52,48 +25,65 @@ __device__ inline int64_t bands_of_tiles(const int32_t* tiles, int64_t count, Ba
 }
 
 // Bands of ascending distances by upstream's chain (bands.h): the farthest first; a range that the next one
-// overlaps or touches grows by a full 64 towards the row block. One warp jumps from one growth to the next.
+// overlaps or touches grows by a full 64 towards the row block. A range never passes the distance that made
+// it grow by 64 or more, so a distance behind a gap of 128 begins one whatever came before: warps work on
+// such segments apart, each jumping from one growth to the next. `near_of`: [count], scratch.
 __device__ inline int64_t bands_of_distances(const int32_t* distances, int64_t count, Band* bands,
-                                             int64_t capacity, SelectShared& s) {
-  if (threadIdx.x < 32) {
-    const int lane = threadIdx.x;
-    int64_t found = 0, near = 0, far = 0;
-    bool open = false;
-    const auto close = [&] {
-      if (open && lane == 0) bands[capacity - 1 - found] = {uint32_t(near > 0 ? near : 0), uint32_t(far)};
-      found += open;
-    };
-    for (int64_t base = 0; base < count; base += 32) {
-      const int64_t i = base + lane;
-      const int64_t distance = i < count ? distances[count - 1 - i] : INT64_MAX;  // descending
-      for (;;) {
-        const uint32_t closer = __ballot_sync(0xffffffffu, i < count && (!open || distance < near));
-        if (closer == 0) break;
-        const int64_t next = __shfl_sync(0xffffffffu, distance, __ffs(int(closer)) - 1);
-        if (open && next >= near - MI_BLOCK) {
-          near -= MI_BLOCK;
-        } else {
-          close();
-          near = next;
-          far = next + MI_BLOCK;
-          open = true;
-        }
+                                             int32_t* near_of, SelectShared& s) {
+  constexpr int32_t kNone = INT32_MIN;
+  for (int64_t i = threadIdx.x; i < count; i += kSelectThreads) near_of[i] = kNone;
+  __syncthreads();
+
+  // This warp's segments begin, at their farthest distance, among elements [low, high).
+  const int lane = threadIdx.x % 32;
+  const int64_t chunk = ceil_div(count, kSelectWarps), low = threadIdx.x / 32 * chunk;
+  const int64_t high = low + chunk < count ? low + chunk : count;
+  int64_t opener = -1;  // the element whose range is open
+  int32_t near = 0;
+  const auto close = [&] {
+    if (opener >= 0 && lane == 0) near_of[opener] = near;
+  };
+  bool done = false;
+  for (int64_t base = high - 1; base >= (opener >= 0 ? 0 : low) && !done; base -= 32) {
+    const int64_t i = base - lane;  // descending
+    const int32_t distance = i >= 0 ? distances[i] : 0;
+    const bool begins = i >= 0 && (i + 1 == count || distances[i + 1] - distance >= 2 * MI_BLOCK);
+    const uint32_t beginnings = __ballot_sync(0xffffffffu, begins);
+    for (;;) {
+      const uint32_t closer =
+          __ballot_sync(0xffffffffu, opener >= 0 ? i >= 0 && distance < near : begins && i >= low);
+      if (closer == 0) break;
+      const int from = __ffs(int(closer)) - 1;
+      const int32_t next = __shfl_sync(0xffffffffu, distance, from);
+      const bool begin = beginnings >> from & 1;
+      if (begin && base - from < low) {  // another warp's
+        done = true;
+        break;
+      }
+      if (!begin && next >= near - MI_BLOCK) {
+        near -= MI_BLOCK;
+      } else {
+        close();
+        near = next;
+        opener = base - from;
       }
     }
-    close();
-    if (lane == 0) s.before_count = uint64_t(found);
   }
+  close();
   __syncthreads();
-  const int64_t found = int64_t(s.before_count);
-  const Band* from = bands + capacity - found;
-  for (int64_t base = 0; base < found; base += kSelectThreads) {
+
+  uint64_t before = 0;
+  for (int64_t base = 0; base < count; base += kSelectThreads) {
     const int64_t i = base + threadIdx.x;
-    const Band band = i < found ? from[i] : Band{};
+    const int32_t from = i < count ? near_of[i] : kNone;
+    const uint64_t band = before + block_inclusive_scan(from != kNone, s);  // 1-based
+    if (from != kNone) bands[band - 1] = {uint32_t(from > 0 ? from : 0), uint32_t(distances[i] + MI_BLOCK)};
+    if (threadIdx.x == kSelectThreads - 1) s.before_count = band;
     __syncthreads();
-    if (i < found) bands[i] = band;
+    before = s.before_count;
     __syncthreads();
   }
-  return found;
+  return int64_t(before);
 }
 
 __device__ inline int64_t width_tiles(const Band& b) { return ceil_div(int64_t(b.far) - b.near, MI_BLOCK); }

@@ -9,52 +9,8 @@ namespace mi::cuda {
 
 namespace {
 
-constexpr int kPoolThreads = 256;
 constexpr int kThreads = 256, kWarps = kThreads / 32;
 constexpr int kRows = 32;  // row blocks scored together
-
-// ---- means ------------------------------------------------------------------------------------------
-
-// Means over 64 rows as f16, rows past the last counting as zero. Blocks of one head along x.
-__device__ void write_mean(const DeviceView& view, int head, int64_t block, int64_t rows, int dim,
-                           int mean_dim, __half* out) {
-  __shared__ float sums[kPoolThreads][kLane + 1];
-  const int lanes = mean_dim / kLane, teams = kPoolThreads / lanes, lane = threadIdx.x % lanes;
-  const int team = threadIdx.x / lanes;
-  float sum[kLane] = {};
-  for (int64_t r = block * MI_BLOCK + team; r < (block + 1) * MI_BLOCK && r < rows && team < teams;
-       r += teams) {
-    float v[kLane];
-    load_lane(view.row(head, r), lane * kLane, dim, view.dtype, view.wide && lane * kLane < dim, v);
-#pragma unroll
-    for (int j = 0; j < kLane; j++) sum[j] += v[j];
-  }
-#pragma unroll
-  for (int j = 0; j < kLane; j++) sums[threadIdx.x][j] = sum[j];
-  __syncthreads();
-  for (int d = threadIdx.x; d < mean_dim; d += kPoolThreads) {
-    float total = 0;
-    for (int i = 0; i < teams; i++) total += sums[i * lanes + d / kLane][d % kLane];
-    constexpr float kMost = 65504;  // of an f16
-    out[d] = __float2half_rn(fminf(fmaxf(total * (1.0f / MI_BLOCK), -kMost), kMost));
-  }
-}
-
-// Grid: [row blocks or key blocks, query heads then KV heads].
-__global__ void __launch_bounds__(kPoolThreads) pool_kernel(const __grid_constant__ IndexKernelArgs a) {
-  const Probe& p = a.probe;
-  const int64_t block = blockIdx.x;
-  if (int(blockIdx.y) < p.q_heads) {
-    const HeadPlan& plan = a.heads[blockIdx.y];
-    if (plan.kind != MI_BLOCK_SPARSE || block >= a.row_blocks) return;
-    write_mean(p.q, blockIdx.y, block, p.q_len, p.head_dim, a.mean_dim,
-               a.query_means + (int64_t(plan.slot) * a.row_blocks + block) * a.mean_dim);
-  } else if (block < a.key_blocks) {
-    const int head = int(blockIdx.y) - p.q_heads;
-    write_mean(p.k, head, block, p.kv_len, p.head_dim, a.mean_dim,
-               a.key_means + (int64_t(head) * a.key_blocks + block) * a.mean_dim);
-  }
-}
 
 // ---- scores -----------------------------------------------------------------------------------------
 
@@ -204,9 +160,6 @@ uint64_t block_score_floats(const Launch& launch, const IndexKernelArgs& a) {
 }
 
 mi_status queue_block_sparse(const Launch& launch, const IndexKernelArgs& a, mi_error* error) {
-  const int most_blocks = a.row_blocks > a.key_blocks ? a.row_blocks : a.key_blocks;
-  const dim3 pool_grid(unsigned(most_blocks), unsigned(a.probe.q_heads + a.probe.kv_heads));
-  pool_kernel<<<pool_grid, kPoolThreads, 0, launch.stream>>>(a);
   const size_t bytes = size_t(kRows) * size_t(round_up(a.mean_dim, 64)) * 2;
   block_kernel<<<unsigned(thread_blocks(launch, a)), kThreads, bytes, launch.stream>>>(a);
   return check_launch("index: block scores", error);

@@ -4,6 +4,7 @@
 
 #include "../core/cuda_ops.h"
 #include "plan.cuh"
+#include "select.cuh"
 
 namespace mi::cuda {
 
@@ -38,6 +39,11 @@ HeadPlan plan_head(const mi_pattern& p, const IndexArgs& a, const IndexKernelArg
                    : budget.distances == a.kv_len
                        ? h.units
                        : std::max(h.forced_units, int32_t(ceil_div(budget.distances, MI_BLOCK)));
+    const auto by_peaks = [&](int64_t n, int64_t wanted, int64_t forced) {
+      return p.mass <= 0 && wanted > forced && peaks_help(n - forced, wanted - forced);
+    };
+    h.column_peaks = by_peaks(a.kv_len, h.columns, kForcedColumns);
+    h.unit_peaks = exact && by_peaks(h.units, h.unit_limit, h.forced_units);
   }
   return h;
 }
@@ -61,7 +67,7 @@ class Carver {
 struct Plan {
   IndexKernelArgs args;
   int vertical_slash = 0, block_sparse = 0;  // heads
-  bool by_mass = false;
+  bool by_mass = false, banded = false, peaks = false;
   uint64_t workspace_bytes = 0;
 
   Plan(const Launch& launch, const IndexArgs& a) : args() {
@@ -93,6 +99,9 @@ struct Plan {
         plan.slot = vertical_slash++;
         by_mass = by_mass || plan.mass > 0;
         args.ids_stride = max64(args.ids_stride, plan.mass > 0 ? plan.units : plan.unit_limit);
+        if (plan.column_peaks) args.column_stride = max64(args.column_stride, plan.columns);
+        banded = banded || plan.selection == MI_BANDED;
+        peaks = peaks || plan.column_peaks || plan.unit_peaks;
       } else if (plan.kind == MI_BLOCK_SPARSE) {
         plan.slot = block_sparse++;
       }
@@ -106,6 +115,10 @@ struct Plan {
     k.needed_words = int32_t(ceil_div(k.key_blocks + 2, 32) + 1);
     k.unit_stride = k.key_blocks + 8;
     workspace.take(k.ids, slots * uint64_t(k.ids_stride));
+    workspace.take(k.chain, slots * uint64_t(k.ids_stride));
+    workspace.take(k.column_groups, slots * uint64_t(k.column_stride));
+    if (peaks) k.peak_stride = round_up(ceil_div(a.kv_len, kGroupValues), 4);
+    workspace.take(k.peaks, slots * 2 * uint64_t(k.peak_stride));
     workspace.take(k.unit_mass, slots * uint64_t(k.unit_stride));
     workspace.take(k.band_tiles, slots * uint64_t(k.unit_stride));
     workspace.take(k.needed, slots * MI_BLOCK * uint64_t(k.needed_words));
@@ -153,8 +166,10 @@ mi_status index(const Launch& launch, const IndexArgs& a, mi_error* error) {
     if (status == MI_OK) status = queue(launch, arguments..., error);
   };
   if (plan->by_mass && k.probe_blocks.split > 0) then(queue_key_mass, k, KeyMass::kFirstBlock, half);
+  if (plan->block_sparse > 0 || plan->banded || plan->peaks) then(queue_prepare, k);
   then(queue_select, k);
   if (plan->by_mass) {
+    then(queue_select_by_mass, k);
     then(queue_visible, k);
     then(queue_retained, without_stats(k), half);
     then(queue_key_mass, k, KeyMass::kMissing, half);

@@ -17,27 +17,21 @@ class HeadSelection {
       : a_(a), p_(a.heads[head]), s_(s), kv_len_(a.probe.kv_len), vertical_(a.vertical + head * kv_len_),
         slash_(a.slash + head * kv_len_), bands(a.at<Band>(p_.bands)), columns(a.at<int32_t>(p_.columns_at)),
         ids_(a.ids + p_.slot * a.ids_stride) {
-    capacity_ = int64_t(p_.columns_at - p_.bands) / int64_t(sizeof(Band));
-    units_ = slash_;
-    if (p_.selection == MI_BANDED) {
-      float* mass = a.unit_mass + p_.slot * a.unit_stride;
-      // The prefix of the band tiles is not there yet; its room serves as scratch.
-      fill_tile_mass(slash_, kv_len_, p_.units, mass,
-                     reinterpret_cast<float*>(a.band_tiles + p_.slot * a.unit_stride));
-      units_ = mass;
-    }
+    units_ = p_.selection == MI_BANDED ? a.unit_mass + p_.slot * a.unit_stride : slash_;
   }
 
   // The `count` best distances or tiles become bands.
   __device__ void take_bands(int64_t count) {
-    const int64_t chosen = select_top(units_, p_.units, count, p_.forced_units, s_,
+    int32_t* const chain = a_.chain + p_.slot * a_.ids_stride;
+    const Peaks peaks{p_.unit_peaks ? a_.peaks_of(p_.slot, 1) : nullptr, chain};
+    const int64_t chosen = select_top(units_, p_.units, count, p_.forced_units, peaks, s_,
                                       [&](int64_t at, int64_t i) { ids_[at] = int32_t(i); });
     band_count = p_.selection == MI_BANDED ? bands_of_tiles(ids_, chosen, bands, s_)
-                                           : bands_of_distances(ids_, chosen, bands, capacity_, s_);
+                                           : bands_of_distances(ids_, chosen, bands, chain, s_);
     __syncthreads();
   }
   __device__ void take_columns(const float* mass, int64_t count) {
-    column_count = select_top(mass, kv_len_, count, kForcedColumns, s_,
+    column_count = select_top(mass, kv_len_, count, kForcedColumns, Peaks{}, s_,
                               [&](int64_t at, int64_t j) { columns[at] = int32_t(j); });
   }
 
@@ -51,14 +45,17 @@ class HeadSelection {
     if (__syncthreads_or(!finite)) return false;
     wanted_ = uint64_t(double(p_.mass) * double(total) * (1 - 1e-6));
     forced_columns_ = kForcedColumns < kv_len_ ? kForcedColumns : kv_len_;
-    Split splits[kBandShares];
+    __shared__ Split splits[kBandShares];
     double cheapest = INFINITY;
+    Split last{-1};
 #pragma unroll 1
     for (int i = 0; i < kBandShares; i++) {
       const int64_t units = units_for(uint64_t(band_share(i) * double(wanted_)));
-      splits[i] = i > 0 && units == splits[i - 1].units ? splits[i - 1] : complete(units);
-      if (splits[i].covered >= wanted_ && splits[i].tiles < cheapest) cheapest = splits[i].tiles;
+      if (units != last.units) last = complete(units);
+      if (last.covered >= wanted_ && last.tiles < cheapest) cheapest = last.tiles;
+      if (threadIdx.x == 0) splits[i] = last;
     }
+    __syncthreads();
     Split best = splits[0];
     for (int i = 0; i < kBandShares; i++)
       if (splits[i].covered >= wanted_ ? splits[i].tiles <= kBandPremium * cheapest
@@ -147,7 +144,7 @@ class HeadSelection {
   }
 
   // Takes the `units` best bands, then columns until the wanted mass is covered.
-  __device__ Split complete(int64_t units) {
+  __device__ __noinline__ Split complete(int64_t units) {
     take_bands(units);
     uint64_t covered = fill_residual();
     const float* left = residual();
@@ -176,7 +173,7 @@ class HeadSelection {
  private:
   int32_t* const ids_;
   const float* units_;  // mass of each distance or tile
-  int64_t capacity_, forced_columns_ = 0;
+  int64_t forced_columns_ = 0;
   uint64_t wanted_ = 0;
 };
 

@@ -14,6 +14,7 @@ struct HeadPlan {
   int32_t columns;             // most columns
   int32_t units, unit_limit;   // distances or tiles there are, and most that may be chosen
   int32_t forced_units;
+  int32_t column_peaks, unit_peaks;  // whether the choice of columns, of distances begins with peaks
   int32_t sink, local, top_k, flags;
   int32_t column_words, block_stride;
   int32_t slot;                // among the heads of its kind, for the workspace
@@ -44,12 +45,15 @@ struct IndexKernelArgs {
 
   // Workspace. Of vertical-slash heads, by slot:
   int32_t* ids;              // [ids_stride], chosen distances or tiles, ascending
-  float* unit_mass;          // [unit_stride], mass of each tile
+  int32_t* chain;            // [ids_stride], scratch of the bands' selection
+  float* peaks;              // [2][peak_stride], of each 16 column and distance masses, see prepare.cu
+  int32_t* column_groups;    // [column_stride], scratch of the columns' selection
+  float* unit_mass;          // [unit_stride], mass of each tile, banded selection only
   uint32_t* band_tiles;      // [unit_stride], tiles of the bands before each
   uint32_t* needed;          // [64][needed_words], see select.cu
   float* residual;           // [kv_len], with budgets by mass only
   float* key_mass;           // [kv_len], likewise; see queue_key_mass
-  int64_t ids_stride, unit_stride;
+  int64_t ids_stride, unit_stride, peak_stride, column_stride;
   int32_t needed_words;
   // Of all heads:
   uint32_t* visible;         // [2][visible_words], keys that the two probe blocks see
@@ -70,6 +74,7 @@ struct IndexKernelArgs {
   __device__ ListHead& list_head(int head) const { return reinterpret_cast<ListHead*>(list)[head]; }
   template <class T>
   __device__ T* at(uint64_t offset) const { return reinterpret_cast<T*>(list + offset); }
+  __device__ float* peaks_of(int slot, int list) const { return peaks + (int64_t(slot) * 2 + list) * peak_stride; }
   __host__ __device__ int64_t offset() const { return int64_t(probe.kv_len) - probe.q_len; }
   __host__ __device__ int64_t end(int64_t m) const { return offset() + MI_BLOCK * (m + 1); }  // work_list.h
   __device__ int64_t reach(int64_t m) const { return end(m) < probe.kv_len ? end(m) : probe.kv_len; }
@@ -82,7 +87,10 @@ static_assert(sizeof(IndexKernelArgs) < 32764 - 16, "fits a kernel's parameters"
 // the floor.
 enum class KeyMass { kFirstBlock, kMissing };
 mi_status queue_key_mass(const Launch&, const IndexKernelArgs&, KeyMass, bool half, mi_error*);
+// What selection and block scores begin with: peaks, masses of tiles, means of blocks.
+mi_status queue_prepare(const Launch&, const IndexKernelArgs&, mi_error*);
 mi_status queue_select(const Launch&, const IndexKernelArgs&, mi_error*);
+mi_status queue_select_by_mass(const Launch&, const IndexKernelArgs&, mi_error*);  // after queue_select
 mi_status queue_visible(const Launch&, const IndexKernelArgs&, mi_error*);
 mi_status queue_add_columns(const Launch&, const IndexKernelArgs&, mi_error*);
 mi_status queue_block_sparse(const Launch&, const IndexKernelArgs&, mi_error*);

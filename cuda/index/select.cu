@@ -1,6 +1,6 @@
 // Selection: which columns and which bands each vertical-slash head computes, and every head's entry in the
-// list. Two blocks a head, one for its columns and one for its bands; with a mass budget the second does
-// both.
+// list. Two blocks a head, one for its columns and one for its bands; heads with a budget by mass have a
+// kernel of their own, one block each.
 #include "mass_budget.cuh"
 
 namespace mi::cuda {
@@ -27,37 +27,52 @@ __device__ void start_list_head(const IndexKernelArgs& a, int head) {
   a.tickets[2 * head] = a.tickets[2 * head + 1] = 0;
 }
 
+__device__ void finish_bands(const IndexKernelArgs& a, const HeadPlan& p, const HeadSelection& selection,
+                             SelectShared& shared) {
+  fill_band_tiles(selection.bands, selection.band_count, a.band_tiles + p.slot * a.unit_stride, shared);
+  fill_needed(selection.bands, selection.band_count, a.needed + int64_t(p.slot) * MI_BLOCK * a.needed_words,
+              a.needed_words);
+}
+
 __global__ void __launch_bounds__(kSelectThreads) select_kernel(const __grid_constant__ IndexKernelArgs a) {
   __shared__ SelectShared shared;
   const int head = blockIdx.x / 2;
   const bool for_bands = blockIdx.x % 2 != 0;
   const HeadPlan& p = a.heads[head];
   if (!for_bands && threadIdx.x == 0) start_list_head(a, head);
-  if (p.kind != MI_VERTICAL_SLASH) return;
-  const bool by_mass = p.mass > 0;
-  if (!for_bands) {
-    if (by_mass) return;
+  if (p.kind != MI_VERTICAL_SLASH || p.mass > 0) return;
+  ListHead& out = a.list_head(head);
+  if (for_bands) {
+    HeadSelection selection(a, head, shared);
+    selection.take_bands(p.unit_limit);
+    if (threadIdx.x == 0) out.kind = MI_VERTICAL_SLASH, out.band_count = uint32_t(selection.band_count);
+    finish_bands(a, p, selection, shared);
+  } else {
     const float* mass = a.vertical + int64_t(head) * a.probe.kv_len;
     int32_t* columns = a.at<int32_t>(p.columns_at);
-    const int64_t count = select_top(mass, a.probe.kv_len, p.columns, kForcedColumns, shared,
+    const Peaks peaks{p.column_peaks ? a.peaks_of(p.slot, 0) : nullptr,
+                      a.column_groups + p.slot * a.column_stride};
+    const int64_t count = select_top(mass, a.probe.kv_len, p.columns, kForcedColumns, peaks, shared,
                                      [&](int64_t at, int64_t j) { columns[at] = int32_t(j); });
-    if (threadIdx.x == 0) a.list_head(head).column_count = uint32_t(count);
-    return;
+    if (threadIdx.x == 0) out.column_count = uint32_t(count);
   }
+}
+
+__global__ void __launch_bounds__(kSelectThreads)
+    select_by_mass_kernel(const __grid_constant__ IndexKernelArgs a) {
+  __shared__ SelectShared shared;
+  const int head = blockIdx.x;
+  const HeadPlan& p = a.heads[head];
+  if (p.kind != MI_VERTICAL_SLASH || p.mass <= 0) return;
   HeadSelection selection(a, head, shared);
-  bool sparse = true;
-  if (by_mass) sparse = selection.fill_by_mass();
-  else selection.take_bands(p.unit_limit);
+  const bool sparse = selection.fill_by_mass();
   if (threadIdx.x == 0) {
     ListHead& out = a.list_head(head);
     out.kind = sparse ? MI_VERTICAL_SLASH : MI_DENSE;
     out.band_count = sparse ? uint32_t(selection.band_count) : 0;
-    if (by_mass) out.column_count = sparse ? uint32_t(selection.column_count) : 0;
+    out.column_count = sparse ? uint32_t(selection.column_count) : 0;
   }
-  if (!sparse) return;
-  fill_band_tiles(selection.bands, selection.band_count, a.band_tiles + p.slot * a.unit_stride, shared);
-  fill_needed(selection.bands, selection.band_count, a.needed + int64_t(p.slot) * MI_BLOCK * a.needed_words,
-              a.needed_words);
+  if (sparse) finish_bands(a, p, selection, shared);
 }
 
 // Columns for what the rows below the floor lack, merged in ascending order with those of the list.
@@ -83,7 +98,7 @@ __global__ void __launch_bounds__(kSelectThreads)
   __syncthreads();
   const int64_t more = int64_t(
       fewest_for_sum(missing, a.probe.kv_len, uint64_t(lack * kMassUnit), p.columns - count, shared).count);
-  select_top(missing, a.probe.kv_len, count + more, 0, shared,
+  select_top(missing, a.probe.kv_len, count + more, 0, Peaks{}, shared,
              [&](int64_t at, int64_t j) { columns[at] = int32_t(j); });
   if (threadIdx.x == 0) list.column_count = uint32_t(count + more);
 }
@@ -98,6 +113,11 @@ mi_status queue_add_columns(const Launch& launch, const IndexKernelArgs& a, mi_e
 mi_status queue_select(const Launch& launch, const IndexKernelArgs& a, mi_error* error) {
   select_kernel<<<unsigned(2 * a.probe.q_heads), kSelectThreads, 0, launch.stream>>>(a);
   return check_launch("index: selection", error);
+}
+
+mi_status queue_select_by_mass(const Launch& launch, const IndexKernelArgs& a, mi_error* error) {
+  select_by_mass_kernel<<<unsigned(a.probe.q_heads), kSelectThreads, 0, launch.stream>>>(a);
+  return check_launch("index: selection by mass", error);
 }
 
 }  // namespace mi::cuda

@@ -1,5 +1,6 @@
 // Selection of the largest values of a list by one thread block: radix select, then an ordered compaction, so
-// that output is ascending, deterministic, and the lowest index wins among equals.
+// that output is ascending, deterministic, and the lowest index wins among equals. Of a long list the block
+// reads only a part: the k largest values lie in the k groups with the largest peaks (prepare.cu).
 #pragma once
 #include <cstdint>
 
@@ -24,6 +25,27 @@ __device__ inline float from_ordered_bits(uint32_t x) {
 // whole mass, at most 64, is far from the limit.
 constexpr double kMassUnit = 0x1p40;
 __device__ inline uint64_t fixed_mass(float x) { return x > 0 ? uint64_t(double(x) * kMassUnit) : 0; }
+
+// Values of a group, whose peak is the largest of them.
+constexpr int kGroupValues = 16;
+// Whether the peaks of n values narrow down a choice of `wanted` by enough.
+MI_HD inline bool peaks_help(int64_t n, int64_t wanted) { return n >= 2 * kGroupValues * wanted; }
+
+// A list of values, or of the values of some of its groups one after the other.
+struct ValueList {
+  const float* values;
+  uint32_t n;             // values there are
+  const int32_t* groups;  // ascending; null = all
+
+  __device__ uint32_t index(uint32_t i) const {
+    return groups ? uint32_t(groups[i / kGroupValues]) * kGroupValues + i % kGroupValues : i;
+  }
+  // Past the end of a short last group NaN, which ranks lowest.
+  __device__ float operator[](uint32_t i) const {
+    const uint32_t at = index(i);
+    return at < n ? values[at] : __int_as_float(0x7fc00000);
+  }
+};
 
 struct SelectShared {
   uint32_t counts[kRadixBins];
@@ -55,9 +77,10 @@ __device__ inline uint64_t block_inclusive_scan(uint64_t x, SelectShared& s) {
   return x;
 }
 
-// Finds the bin, from the top, in which the running count reaches `wanted` (by_sum: the sum reaches `need`,
+// Finds the bin, from the top, in which the running count reaches `wanted` (by sum: the sum reaches `need`,
 // or the count passes `wanted`). s.bin is -1 without one; s.before_* are the sums above the bin.
-__device__ inline void choose_bin(bool by_sum, uint64_t wanted, uint64_t need, SelectShared& s) {
+template <bool by_sum>
+__device__ inline void choose_bin(uint64_t wanted, uint64_t need, SelectShared& s) {
   if (threadIdx.x == 0) s.bin = -1;
   const int high = kRadixBins - 1 - 2 * threadIdx.x;  // this thread's two bins, from the top
   const uint64_t pair_count = uint64_t(s.counts[high]) + s.counts[high - 1];
@@ -80,10 +103,11 @@ __device__ inline void choose_bin(bool by_sum, uint64_t wanted, uint64_t need, S
   __syncthreads();
 }
 
-// The `wanted` largest of values[0 .. n); or, by_sum, the fewest positive, finite ones that sum up to `need`,
+// The `wanted` largest of the first n of a list; or, by sum, the fewest positive, finite ones that sum up to `need`,
 // at most `wanted`. Needs 0 < wanted, and by count wanted <= n. Not inlined: it is called from many places.
-__device__ __noinline__ inline Threshold find_threshold(const float* values, int64_t n, uint64_t wanted,
-                                                        bool by_sum, uint64_t need, SelectShared& s) {
+template <bool by_sum>
+__device__ __noinline__ Threshold find_threshold(const ValueList values, uint32_t n, uint64_t wanted,
+                                                 uint64_t need, SelectShared& s) {
   uint32_t prefix = 0, known = 0;
   uint64_t count = 0, sum = 0;
 #pragma unroll 1
@@ -91,10 +115,13 @@ __device__ __noinline__ inline Threshold find_threshold(const float* values, int
     const int shift = level == 0 ? 21 : level == 1 ? 10 : 0;
     const uint32_t mask = level == 2 ? 1023 : 2047;
     __syncthreads();
-    for (int b = threadIdx.x; b < kRadixBins; b += kSelectThreads) s.counts[b] = 0, s.sums[b] = 0;
+    for (int b = threadIdx.x; b < kRadixBins; b += kSelectThreads) {
+      s.counts[b] = 0;
+      if (by_sum) s.sums[b] = 0;
+    }
     __syncthreads();
 #pragma unroll 4
-    for (int64_t i = threadIdx.x; i < n; i += kSelectThreads) {
+    for (uint32_t i = threadIdx.x; i < n; i += kSelectThreads) {
       const float x = values[i];
       const uint32_t key = ordered_bits(x);
       if ((key & known) != prefix || (by_sum && !(x > 0 && x < INFINITY))) continue;
@@ -104,8 +131,8 @@ __device__ __noinline__ inline Threshold find_threshold(const float* values, int
         atomicAdd(reinterpret_cast<unsigned long long*>(&s.sums[bin]), (unsigned long long)fixed_mass(x));
     }
     __syncthreads();
-    choose_bin(by_sum, wanted - count, need - sum, s);
-    if (s.bin < 0) {  // all positive values together are too little, which only the first level can find
+    choose_bin<by_sum>(wanted - count, need - sum, s);
+    if (by_sum && s.bin < 0) {  // all positive values together are too little, which only the first level can find
       const uint64_t last = kSelectThreads - 1;
       if (threadIdx.x == last) {
         uint64_t all_count = 0, all_sum = 0;
@@ -138,19 +165,19 @@ __device__ __noinline__ inline Threshold find_threshold(const float* values, int
 __device__ inline Threshold fewest_for_sum(const float* values, int64_t n, uint64_t need, int64_t limit,
                                            SelectShared& s) {
   if (need == 0 || limit <= 0 || n <= 0) return {};
-  return find_threshold(values, n, uint64_t(limit), true, need, s);
+  return find_threshold<true>({values, uint32_t(n), nullptr}, uint32_t(n), uint64_t(limit), need, s);
 }
 
 // emit(position, i) for every chosen index i, positions ascending with i.
 template <class Emit>
-__device__ void emit_chosen(const float* values, int64_t n, const Threshold& t, SelectShared& s,
+__device__ void emit_chosen(const ValueList values, uint32_t n, const Threshold& t, SelectShared& s,
                             const Emit& emit) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const int64_t chunk = round_up(ceil_div(n, kSelectWarps), 128);
-  const int64_t first = warp * chunk, last = first + chunk < n ? first + chunk : n;
+  const auto chunk = uint32_t(round_up(ceil_div(n, kSelectWarps), 128));
+  const uint32_t first = warp * chunk, last = first + chunk < n ? first + chunk : n;
   uint32_t above = 0, equal = 0;
 #pragma unroll 4
-  for (int64_t i = first + lane; i < last; i += 32) {
+  for (uint32_t i = first + lane; i < last; i += 32) {
     const uint32_t key = ordered_bits(values[i]);
     above += key > t.key;
     equal += key == t.key;
@@ -167,10 +194,10 @@ __device__ void emit_chosen(const float* values, int64_t n, const Threshold& t, 
   __syncthreads();
   uint32_t at = above_before + min(equal_before, t.ties);
   if (above + equal == 0) return;
-  for (int64_t base = first; base < last; base += 128) {
+  for (uint32_t base = first; base < last; base += 128) {
 #pragma unroll
     for (int part = 0; part < 4; part++) {
-      const int64_t i = base + 32 * part + lane;
+      const uint32_t i = base + 32 * part + lane;
       const uint32_t key = i < last ? ordered_bits(values[i]) : 0;
       const bool is_equal = i < last && key == t.key;
       const uint32_t ties = __ballot_sync(0xffffffffu, is_equal), before = (1u << lane) - 1;
@@ -184,18 +211,36 @@ __device__ void emit_chosen(const float* values, int64_t n, const Threshold& t, 
   }
 }
 
+// Peaks of the groups of a list, and room for the groups that are chosen. Null without peaks.
+struct Peaks {
+  const float* values;
+  int32_t* chosen;
+};
+
 // emit(position, i), ascending, for the `wanted` indices with the largest values; the first `forced` rank
-// above all others. Returns how many.
+// above all others. `peaks` are of the values behind those. Returns how many.
 template <class Emit>
-__device__ int64_t select_top(const float* values, int64_t n, int64_t wanted, int64_t forced, SelectShared& s,
-                              const Emit& emit) {
+__device__ int64_t select_top(const float* values, int64_t n, int64_t wanted, int64_t forced,
+                              const Peaks& peaks, SelectShared& s, const Emit& emit) {
   if (wanted > n) wanted = n;
   if (forced > wanted) forced = wanted;
   for (int64_t i = threadIdx.x; i < forced; i += kSelectThreads) emit(i, i);
-  if (wanted > forced) {
-    const float* rest = values + forced;
-    const Threshold t = find_threshold(rest, n - forced, uint64_t(wanted - forced), false, 0, s);
-    emit_chosen(rest, n - forced, t, s, [&](uint32_t at, int64_t i) { emit(forced + at, forced + i); });
+  const int64_t rest = wanted - forced;
+  if (rest > 0) {
+    ValueList list{values + forced, uint32_t(n - forced), nullptr};
+    uint32_t length = list.n;
+    if (peaks.values && peaks_help(list.n, rest)) {
+      const auto groups = uint32_t(ceil_div(list.n, kGroupValues));
+      const ValueList of_groups{peaks.values, groups, nullptr};
+      const Threshold t = find_threshold<false>(of_groups, groups, uint64_t(rest), 0, s);
+      emit_chosen(of_groups, groups, t, s, [&](uint32_t at, uint32_t i) { peaks.chosen[at] = int32_t(i); });
+      __syncthreads();
+      list.groups = peaks.chosen;
+      length = uint32_t(rest) * kGroupValues;
+    }
+    const Threshold t = find_threshold<false>(list, length, uint64_t(rest), 0, s);
+    emit_chosen(list, length, t, s,
+                [&](uint32_t at, uint32_t i) { emit(forced + at, forced + list.index(i)); });
   }
   __syncthreads();
   return wanted;

@@ -50,8 +50,8 @@ constexpr int kForcedDistances = 100;  // upstream: slash[-100:] = inf
 
 MI_HD inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 MI_HD inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
-inline int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
-inline int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
+MI_HD inline int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
+MI_HD inline int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
 
 // Budgets after upstream's rules (minimum counts, clamp to kv_len); see reference 1.1.
 struct VerticalSlashBudget {

@@ -38,10 +38,13 @@ struct Accept {
     if (a.q_heads > kMostIndexHeads)
       return fail(error, MI_UNSUPPORTED, "index: on a GPU at most %d query heads, got %d", kMostIndexHeads,
                   a.q_heads);
+    const int wanted = least_antidiagonal_bytes(a.head_dim);
     for (int h = 0; h < a.q_heads; h++)
-      if (a.patterns[h].kind == MI_BLOCK_SPARSE && a.patterns[h].flags & MI_ANTIDIAGONAL)
+      if (a.patterns[h].kind == MI_BLOCK_SPARSE && a.patterns[h].flags & MI_ANTIDIAGONAL &&
+          wanted > launch.shared_bytes)
         return fail(error, MI_UNSUPPORTED,
-                    "index: head %d: antidiagonal block scores are offered on the CPU only", h);
+                    "index: head %d: antidiagonal scores with head_dim %d take %d bytes of shared memory, this GPU "
+                    "offers a block %d", h, a.head_dim, wanted, launch.shared_bytes);
     return accept_keys(launch, "index", a, error);
   }
   template <class Other>

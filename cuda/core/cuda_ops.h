@@ -22,6 +22,7 @@ mi_status estimate(const Launch&, const EstimateArgs&, mi_error*);
 mi_status index(const Launch&, const IndexArgs&, mi_error*);
 
 constexpr int kMostIndexHeads = 256;  // heads of one index operation: their plans are a kernel argument
+int least_antidiagonal_bytes(int head_dim);  // shared memory without which no antidiagonal scores are computed
 
 // Workspace in bytes. Pointers in the arguments are null when these are asked.
 uint64_t linear_workspace(const Launch&, const LinearArgs&);

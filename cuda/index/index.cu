@@ -66,7 +66,7 @@ class Carver {
 
 struct Plan {
   IndexKernelArgs args;
-  int vertical_slash = 0, block_sparse = 0;  // heads
+  int vertical_slash = 0, pooled = 0, antidiagonal = 0;  // heads
   bool by_mass = false, banded = false, peaks = false;
   uint64_t workspace_bytes = 0;
 
@@ -103,7 +103,7 @@ struct Plan {
         banded = banded || plan.selection == MI_BANDED;
         peaks = peaks || plan.column_peaks || plan.unit_peaks;
       } else if (plan.kind == MI_BLOCK_SPARSE) {
-        plan.slot = block_sparse++;
+        plan.slot = plan.flags & MI_ANTIDIAGONAL ? antidiagonal++ : pooled++;
       }
     }
   }
@@ -135,12 +135,13 @@ struct Plan {
       workspace.take(k.row_mass, heads * kProbes);
       workspace.take(k.partials.data, lse_partial_bytes(k.probe) / sizeof(float2));
     }
-    if (block_sparse > 0) {
+    if (pooled > 0) {
       k.mean_dim = int32_t(round_up(a.head_dim, 16));
-      workspace.take(k.query_means, uint64_t(block_sparse) * uint64_t(k.row_blocks) * uint64_t(k.mean_dim));
+      workspace.take(k.query_means, uint64_t(pooled) * uint64_t(k.row_blocks) * uint64_t(k.mean_dim));
       workspace.take(k.key_means, uint64_t(a.kv_heads) * uint64_t(k.key_blocks) * uint64_t(k.mean_dim));
-      workspace.take(k.block_scores, block_score_floats(launch, k));
     }
+    workspace.take(k.choice, std::max(pooled > 0 ? pooled_choice_bytes(launch, k) : 0,
+                                      antidiagonal > 0 ? antidiagonal_choice_bytes(launch, k) : 0));
     workspace_bytes = workspace.bytes();
   }
 };
@@ -166,7 +167,7 @@ mi_status index(const Launch& launch, const IndexArgs& a, mi_error* error) {
     if (status == MI_OK) status = queue(launch, arguments..., error);
   };
   if (plan->by_mass && k.probe_blocks.split > 0) then(queue_key_mass, k, KeyMass::kFirstBlock, half);
-  if (plan->block_sparse > 0 || plan->banded || plan->peaks) then(queue_prepare, k);
+  if (plan->pooled > 0 || plan->banded || plan->peaks) then(queue_prepare, k);
   then(queue_select, k);
   if (plan->by_mass) {
     then(queue_select_by_mass, k);
@@ -175,7 +176,8 @@ mi_status index(const Launch& launch, const IndexArgs& a, mi_error* error) {
     then(queue_key_mass, k, KeyMass::kMissing, half);
     then(queue_add_columns, k);
   }
-  if (plan->block_sparse > 0) then(queue_block_sparse, k);
+  if (plan->pooled > 0) then(queue_pooled_blocks, k);
+  if (plan->antidiagonal > 0) then(queue_antidiagonal_blocks, k, half);
   then(queue_coverage, k);
   if (k.measure_mass) {
     if (!k.lse) then(queue_lse, k.probe, half, k.partials, static_cast<float*>(nullptr));

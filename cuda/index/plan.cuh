@@ -63,11 +63,12 @@ struct IndexKernelArgs {
   float* retained;           // [parts][64]
   float* row_mass;           // [64], mass that the list keeps of each probe row
   int32_t visible_words;
-  // Of block-sparse heads:
+  // Of block-sparse heads with pooled scores:
   __half* query_means;       // [slots][row_blocks][mean_dim]
   __half* key_means;         // [kv_heads][key_blocks][mean_dim]
-  float* block_scores;       // [thread blocks][kScoreRows][key_blocks]
   int32_t mean_dim;
+  // Of all block-sparse heads:
+  char* choice;              // buffers that shared memory has no room for, see block_choice.cuh
 
   HeadPlan heads[kMostIndexHeads];
 
@@ -93,8 +94,10 @@ mi_status queue_select(const Launch&, const IndexKernelArgs&, mi_error*);
 mi_status queue_select_by_mass(const Launch&, const IndexKernelArgs&, mi_error*);  // after queue_select
 mi_status queue_visible(const Launch&, const IndexKernelArgs&, mi_error*);
 mi_status queue_add_columns(const Launch&, const IndexKernelArgs&, mi_error*);
-mi_status queue_block_sparse(const Launch&, const IndexKernelArgs&, mi_error*);
-uint64_t block_score_floats(const Launch&, const IndexKernelArgs&);  // of IndexKernelArgs::block_scores
+mi_status queue_pooled_blocks(const Launch&, const IndexKernelArgs&, mi_error*);
+mi_status queue_antidiagonal_blocks(const Launch&, const IndexKernelArgs&, bool half, mi_error*);
+uint64_t pooled_choice_bytes(const Launch&, const IndexKernelArgs&);  // of IndexKernelArgs::choice
+uint64_t antidiagonal_choice_bytes(const Launch&, const IndexKernelArgs&);
 // Coverage, and `visible` if the mass is measured.
 mi_status queue_coverage(const Launch&, const IndexKernelArgs&, mi_error*);
 // Fills row_mass from `visible`, and the statistics where wanted.

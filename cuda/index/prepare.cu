@@ -93,13 +93,13 @@ __device__ void prepare_vertical_slash(const IndexKernelArgs& a, int head, const
 }
 
 // Grid: [spans, or eight blocks of 64 rows each; query heads, then KV heads].
-__global__ void __launch_bounds__(kThreads) prepare_kernel(const __grid_constant__ IndexKernelArgs a) {
+__global__ void __launch_bounds__(kThreads, 3) prepare_kernel(const __grid_constant__ IndexKernelArgs a) {
   const Probe& p = a.probe;
   const int64_t block = int64_t(blockIdx.x) * kWarps + threadIdx.x / 32;
   if (int(blockIdx.y) < p.q_heads) {
     const HeadPlan& plan = a.heads[blockIdx.y];
     if (plan.kind == MI_VERTICAL_SLASH) prepare_vertical_slash(a, blockIdx.y, plan);
-    if (plan.kind == MI_BLOCK_SPARSE && block < a.row_blocks)
+    if (plan.kind == MI_BLOCK_SPARSE && !(plan.flags & MI_ANTIDIAGONAL) && block < a.row_blocks)
       write_mean(p.q, blockIdx.y, block, p.q_len, p.head_dim, a.mean_dim,
                  a.query_means + (int64_t(plan.slot) * a.row_blocks + block) * a.mean_dim);
   } else if (block < a.key_blocks) {
@@ -113,7 +113,7 @@ __global__ void __launch_bounds__(kThreads) prepare_kernel(const __grid_constant
 
 mi_status queue_prepare(const Launch& launch, const IndexKernelArgs& a, mi_error* error) {
   const Probe& p = a.probe;
-  const bool means = a.key_means != nullptr;
+  const bool means = a.mean_dim > 0;
   const int64_t spans = ceil_div(max64(p.kv_len, a.key_blocks * int64_t(MI_BLOCK) + 2 * MI_BLOCK), kSpan);
   const int64_t blocks = means ? ceil_div(max64(a.row_blocks, a.key_blocks), kWarps) : 0;
   const dim3 grid(unsigned(max64(spans, blocks)), unsigned(p.q_heads + (means ? p.kv_heads : 0)));

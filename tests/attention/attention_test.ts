@@ -92,7 +92,7 @@ for (const dtype of attentionDtypes) {
     await fc.assert(
       fc.asyncProperty(
         shapes.filter((shape) => shape.kvLen <= 256 || shape.headDim <= 64),
-        fc.array(patterns, { minLength: 14, maxLength: 14 }),
+        fc.array(patterns, { minLength: 16, maxLength: 16 }),
         fc.nat(),
         async (shape, all, seed) => {
           using c = await makeCase(shape, dtype, seed);

@@ -122,7 +122,7 @@ Deno.test("heads that pass are untouched, heads that fail are dense, whatever th
   await fc.assert(
     fc.asyncProperty(
       shapes,
-      fc.array(patterns, { minLength: 14, maxLength: 14 }),
+      fc.array(patterns, { minLength: 16, maxLength: 16 }),
       threshold,
       threshold,
       async (shape, all, retained, retainedMin) => {

@@ -131,3 +131,39 @@ export function pooledScores(
     return query.reduce((sum, x, c) => sum + x * key[c], 0);
   });
 }
+
+/**
+ * Block scores of row block m by antidiagonals (arXiv 2503.16428): rows go in groups of 8, two groups score the
+ * mean of q[7 - i] . k[i], missing rows being zeros; each query group's scores over the key groups that begin
+ * no later than its last row pass a softmax, and a block's score is the probability it receives.
+ */
+export function antidiagonalScores(
+  shape: SequenceShape,
+  q: ArrayLike<number>,
+  k: ArrayLike<number>,
+  head: number,
+  block: number,
+): number[] {
+  const { qHeads, kvHeads, headDim: d, qLen, kvLen, scale } = shape;
+  const queries = head * qLen;
+  const keys = Math.floor(head / (qHeads / kvHeads)) * kvLen;
+  const scores = new Array<number>(Math.ceil(kvLen / 64)).fill(0);
+  for (let first = 64 * block; first < Math.min(qLen, 64 * block + 64); first += 8) {
+    const last = kvLen - qLen + first + 7;
+    const groups = Math.min(Math.floor(last / 8) + 1, Math.ceil(kvLen / 8));
+    const s = Array.from({ length: groups }, (_, g) => {
+      let dot = 0;
+      for (let i = 0; i < 8; i++) {
+        const row = first + 7 - i;
+        const key = 8 * g + i;
+        if (row >= qLen || key >= kvLen) continue;
+        for (let c = 0; c < d; c++) dot += q[(queries + row) * d + c] * k[(keys + key) * d + c];
+      }
+      return dot * scale / 8;
+    });
+    const max = s.reduce((a, b) => Math.max(a, b));
+    const total = s.reduce((sum, x) => sum + Math.exp(x - max), 0);
+    s.forEach((x, g) => scores[Math.floor(g / 8)] += Math.exp(x - max) / total);
+  }
+  return scores;
+}

@@ -277,10 +277,9 @@ mi_status queue(const Launch& launch, const IndexKernelArgs& a, const Shape& sha
   const int used = shape.bytes(a.probe.head_dim);
   const ChoiceBuffers buffers = choice_buffers(launch, a, kBlocks, used + kFixedBytes);
   const int bytes = used + (buffers.in_shared ? int(kBlocks * buffers.row_bytes()) : 0);
-  const int64_t items = ceil_div(a.row_blocks, kBlocks) * a.probe.q_heads;
+  const auto blocks = unsigned(min64(launch.sm_count, ceil_div(a.row_blocks, kBlocks) * a.probe.q_heads));
   cudaFuncSetAttribute(antidiagonal_kernel<T, kGroups>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-  antidiagonal_kernel<T, kGroups><<<unsigned(min64(launch.sm_count, items)), kThreads, bytes, launch.stream>>>(
-      a, buffers, shape.stages, used);
+  antidiagonal_kernel<T, kGroups><<<blocks, kThreads, bytes, launch.stream>>>(a, buffers, shape.stages, used);
   return check_launch("index: antidiagonal block scores", error);
 }
 

@@ -132,10 +132,9 @@ mi_status queue(const Launch& launch, const IndexKernelArgs& a, mi_error* error)
   const int used = PooledTile<kKeys>(a.mean_dim).bytes();
   const ChoiceBuffers buffers = buffers_of<kKeys>(launch, a);
   const int bytes = used + (buffers.in_shared ? int(kRows * buffers.row_bytes()) : 0);
-  const int64_t items = ceil_div(a.row_blocks, kRows) * a.probe.q_heads;
+  const auto blocks = unsigned(min64(launch.sm_count, ceil_div(a.row_blocks, kRows) * a.probe.q_heads));
   cudaFuncSetAttribute(pooled_kernel<kKeys>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-  pooled_kernel<kKeys>
-      <<<unsigned(min64(launch.sm_count, items)), kThreads, bytes, launch.stream>>>(a, buffers);
+  pooled_kernel<kKeys><<<blocks, kThreads, bytes, launch.stream>>>(a, buffers);
   return check_launch("index: pooled block scores", error);
 }
 

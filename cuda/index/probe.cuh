@@ -183,13 +183,14 @@ class ProbeOperands {
 #pragma unroll 1
       for (int u = 0; u < kTileSteps; u++) {
         Scores c = {};
+        uint32_t a[kDepth][4];  // all of them under way before the first product
 #pragma unroll
-        for (int step = 0; step < kDepth; step++) {
-          uint32_t a[4];
-          ldmatrix_x4(a, keys + u * kStepKeys * (kDepth * 32) + ((2 * step + lane / 16) ^ swizzle) * 16);
+        for (int step = 0; step < kDepth; step++)
+          ldmatrix_x4(a[step], keys + u * kStepKeys * (kDepth * 32) + ((2 * step + lane / 16) ^ swizzle) * 16);
 #pragma unroll
-          for (int j = 0; j < 8; j++) mma_16816<T>(c[j], a, q_[step][j][0], q_[step][j][1]);
-        }
+        for (int step = 0; step < kDepth; step++)
+#pragma unroll
+          for (int j = 0; j < 8; j++) mma_16816<T>(c[j], a[step], q_[step][j][0], q_[step][j][1]);
         body(first_key + u * kStepKeys, c);
       }
     } else {  // queries come from shared memory, for four steps at a time

@@ -1,10 +1,10 @@
 // What is compared, and how a prompt is answered with it.
 import { DEFAULT_GUARD, type Model, type PatternChoice, type Session } from "../../mod.ts";
 import { choosePatterns } from "../../src/model/pattern_choice.ts";
-import { isCorrect, type Question } from "../../src/tasks/retrieval.ts";
+import { isCorrect } from "../../src/tasks/retrieval.ts";
+import type { Prompt } from "./encode.ts";
 import { followsAnswer, type Method } from "./follow.ts";
 import { randomControl } from "./random_control.ts";
-import type { NamedTask } from "./tasks.ts";
 
 /** Methods with patterns of their own. */
 const PATTERNS: Readonly<Record<string, PatternChoice>> = {
@@ -19,23 +19,19 @@ const PATTERNS: Readonly<Record<string, PatternChoice>> = {
 };
 
 /** The model's own file. */
-const SEARCHED = "searched";
+export const SEARCHED = "searched";
 
 /** Random indices of the density that the searched patterns have on the same prompt. */
 const RANDOM = "random";
 
-/** All of them. The last two must lose: otherwise these prompts could not tell good from bad. */
+/** All of them. */
 export const METHODS: readonly string[] = [...Object.keys(PATTERNS), RANDOM];
 
-/** One prompt read and answered. */
-export interface Answer {
-  /** The question's kind, as in the table. */
-  readonly kind: string;
-  /** Of the context. */
-  readonly seed: number;
-  /** Which of the context's questions. */
-  readonly question: number;
-  readonly method: string;
+/** Those that must lose: otherwise these prompts could not tell good from bad. */
+export const CONTROLS: readonly string[] = ["A-shape (128, 3968)", RANDOM];
+
+/** What a method computed and wrote. */
+export interface Outcome {
   /** Whether it wrote the answer. */
   readonly correct: boolean;
   /** Whether it follows the answer; see {@linkcode followsAnswer}. */
@@ -44,80 +40,98 @@ export interface Answer {
   readonly completion: string;
   /** Fraction of attention tiles computed. */
   readonly density: number;
-  /** Time to read the prompt; none where most of it was held from the question before. */
-  readonly ms?: number;
+  /** Heads that the guard made dense. */
+  readonly guarded: number;
 }
 
-async function write(model: Model, session: Session, question: Question): Promise<string> {
-  const { length } = model.tokenizer.encode(question.answer, { addSpecialTokens: false });
-  return await session.generate(undefined, { maxTokens: length + 3 }).text;
-}
+/** Answers about one context. */
+export class Asker implements AsyncDisposable {
+  readonly #model: Model;
+  readonly #seed: number;
+  /** Of dense attention the context's keys and values do not depend on the question: they are used again. */
+  readonly #dense: Session;
 
-/** Asks one question. The question ends the prompt, as in real use: the estimate reads its tokens. */
-async function answerSparsely(
-  model: Model,
-  prompt: string,
-  question: Question,
-  choice: PatternChoice,
-  options: Omit<Method, "patterns">,
-): Promise<Outcome> {
-  const { guard = false, reviseEstimate } = options;
-  await using session = await model.createSession({ patterns: choice });
-  const { density, ms } = await session.prefill(prompt, { guard, reviseEstimate });
-  const completion = await write(model, session, question);
-  const patterns = await choosePatterns(choice, model.checkpoint);
-  const follows = await followsAnswer(model, prompt, question, { ...options, patterns });
-  return { correct: isCorrect(question, completion), follows, completion, density, ms };
-}
+  private constructor(model: Model, seed: number, dense: Session) {
+    this.#model = model;
+    this.#seed = seed;
+    this.#dense = dense;
+  }
 
-/** Of dense attention the context's keys and values do not depend on the question: `session` is used again. */
-async function answerDensely(
-  model: Model,
-  prompt: string,
-  question: Question,
-  session: Session,
-): Promise<Outcome> {
-  const { density, ms, cachedTokens } = await session.prefill(prompt, { mode: "replace" });
-  const completion = await write(model, session, question);
-  const correct = isCorrect(question, completion); // each token was the likeliest: it follows what it writes
-  return { correct, follows: correct, completion, density, ...(cachedTokens === 0 && { ms }) };
-}
+  /** @param seed Of the random indices. */
+  static async open(model: Model, seed: number): Promise<Asker> {
+    return new Asker(model, seed, await model.createSession({ patterns: "dense" }));
+  }
 
-/** What a method computed and wrote. */
-type Outcome = Omit<Answer, "kind" | "seed" | "question" | "method">;
-
-/** Asks every question of a task with every method. */
-export async function* ask(
-  model: Model,
-  task: NamedTask,
-  methods: readonly string[],
-): AsyncGenerator<Answer> {
-  await using dense = await model.createSession({ patterns: "dense" });
-  for (const [index, question] of task.questions.entries()) {
-    const prompt = task.context + question.prompt;
-    let density: number | undefined; // of the searched patterns
-    const outcomeOf = async (method: string): Promise<Outcome> => {
-      if (method === "dense") return await answerDensely(model, prompt, question, dense);
-      if (method !== RANDOM) {
+  /**
+   * Asks one question with each of some methods. The question ends the prompt, as in real use: the estimate reads its
+   * tokens.
+   *
+   * @param methods Of {@linkcode METHODS}.
+   */
+  async *ask(
+    prompt: Prompt,
+    methods: readonly string[],
+  ): AsyncGenerator<Outcome & { readonly method: string }> {
+    let searchedDensity: number | undefined;
+    for (const method of methods) {
+      let outcome: Outcome;
+      if (method === "dense") outcome = await this.#askDensely(prompt);
+      else if (method === RANDOM) {
+        searchedDensity ??= await this.#searchedDensity(prompt.ids);
+        const { pattern, ...options } = randomControl(
+          searchedDensity,
+          prompt.ids.length,
+          this.#seed,
+        );
+        outcome = await this.#askSparsely(prompt, pattern, options);
+      } else {
         // Fixed patterns are compared as they are; the searched file as it is used.
         const options = method === SEARCHED ? { guard: DEFAULT_GUARD } : {};
-        return await answerSparsely(model, prompt, question, PATTERNS[method], options);
+        outcome = await this.#askSparsely(prompt, PATTERNS[method], options);
+        if (method === SEARCHED) searchedDensity = outcome.density;
       }
-      density ??= await densityOf(model, prompt);
-      const tokens = model.tokenizer.encode(prompt).length;
-      const { pattern, ...options } = randomControl(density, tokens, task.seed);
-      return await answerSparsely(model, prompt, question, pattern, options);
-    };
-    for (const method of methods) {
-      const outcome = await outcomeOf(method);
-      if (method === SEARCHED) density = outcome.density;
-      yield { kind: task.name, seed: task.seed, question: index, method, ...outcome };
+      yield { method, ...outcome };
     }
+  }
+
+  async #askSparsely(
+    prompt: Prompt,
+    choice: PatternChoice,
+    options: Omit<Method, "patterns">,
+  ): Promise<Outcome> {
+    const model = this.#model;
+    const patterns = await choosePatterns(choice, model.checkpoint);
+    await using session = await model.createSession({ patterns: patterns ?? "dense" });
+    const { guard = false, reviseEstimate } = options;
+    const { density, guarded } = await session.prefill(prompt.ids, { guard, reviseEstimate });
+    const completion = await write(session, prompt);
+    const follows = await followsAnswer(model, session, prompt, { ...options, patterns });
+    return {
+      ...{ correct: isCorrect(prompt.question, completion), follows },
+      ...{ completion, density, guarded },
+    };
+  }
+
+  async #askDensely(prompt: Prompt): Promise<Outcome> {
+    const { density, guarded } = await this.#dense.prefill(prompt.ids, { mode: "replace" });
+    const completion = await write(this.#dense, prompt);
+    const correct = isCorrect(prompt.question, completion);
+    // Each token was the likeliest: it follows what it writes.
+    return { correct, follows: correct, completion, density, guarded };
+  }
+
+  /** Density of the searched patterns, where they are not asked. */
+  async #searchedDensity(ids: Uint32Array): Promise<number> {
+    await using session = await this.#model.createSession({ patterns: PATTERNS[SEARCHED] });
+    return (await session.prefill(ids)).density;
+  }
+
+  /** Frees the session. */
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.#dense.dispose();
   }
 }
 
-/** Density of the searched patterns. */
-async function densityOf(model: Model, prompt: string): Promise<number> {
-  await using session = await model.createSession({ patterns: PATTERNS[SEARCHED] });
-  return (await session.prefill(prompt)).density;
+async function write(session: Session, { answer }: Prompt): Promise<string> {
+  return await session.generate(undefined, { maxTokens: answer.length + 3 }).text;
 }

@@ -5,12 +5,18 @@ import {
   type TaskOptions,
 } from "../../src/tasks/retrieval.ts";
 
+/** What makes a kind. */
+interface Kind extends Pick<TaskOptions, "kind" | "needles"> {
+  /** Whether a context can be asked about once only. */
+  readonly once?: boolean;
+}
+
 /** The kinds by the names of the table. */
-const KINDS: Readonly<Record<string, Pick<TaskOptions, "kind" | "needles">>> = {
-  "single needle": { kind: "needle", needles: 1 },
+const KINDS: Readonly<Record<string, Kind>> = {
+  "single needle": { kind: "needle", needles: 1, once: true },
   "multi-key": { kind: "needle", needles: 16 },
   "key-value": { kind: "uuid" },
-  "variable tracking": { kind: "variables" },
+  "variable tracking": { kind: "variables", once: true },
   "name: number": { kind: "numbers" },
 };
 
@@ -29,28 +35,39 @@ export interface Amount {
   readonly questions: number;
 }
 
-/** A context with its questions. */
-export interface NamedTask extends RetrievalTask {
-  readonly name: string;
+/** A context to be made. */
+export interface TaskSpec {
+  /** One of {@linkcode KIND_NAMES}. */
+  readonly kind: string;
+  /** Most tokens of context and question. */
+  readonly tokens: number;
   readonly seed: number;
+  /** Questions about it. */
+  readonly questions: number;
 }
 
 /**
- * Contexts of every kind, until each kind has `contexts * questions` questions: a context with a single needle or
- * a single chain of assignments has one question alone, so there are more of those.
+ * Contexts of every kind, until each kind has `contexts * questions` questions. Kinds take turns, so that a run cut
+ * short has asked about as much of each.
  */
-export function* makeTasks(
+export function listTasks({ tokens, contexts, questions }: Amount): TaskSpec[] {
+  const wanted = contexts * questions;
+  const tasks = KIND_NAMES.flatMap((kind) => {
+    const each = KINDS[kind].once ? 1 : questions;
+    return Array.from({ length: wanted / each }, (_, i) => {
+      return { kind, tokens, seed: FIRST_SEED + i, questions: each };
+    });
+  });
+  const askedBefore = ({ seed, questions }: TaskSpec): number => (seed - FIRST_SEED) * questions;
+  return tasks.sort((a, b) => askedBefore(a) - askedBefore(b)); // stable: kinds keep their order
+}
+
+/** Makes a context with its questions. */
+export function makeTask(
+  { kind, tokens, seed, questions }: TaskSpec,
   haystack: string,
-  { tokens, contexts, questions }: Amount,
   count: (text: string) => number,
-): Generator<NamedTask> {
-  for (const [name, kind] of Object.entries(KINDS)) {
-    let missing = contexts * questions;
-    for (let seed = FIRST_SEED; missing > 0; seed++) {
-      const options = { ...kind, haystack, seed, questions: Math.min(questions, missing) };
-      const task = makeTaskOfTokens(options, tokens, count);
-      missing -= task.questions.length;
-      yield { ...task, name, seed };
-    }
-  }
+): RetrievalTask {
+  const { once: _, ...options } = KINDS[kind];
+  return makeTaskOfTokens({ ...options, haystack, seed, questions }, tokens, count);
 }

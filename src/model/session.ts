@@ -78,6 +78,13 @@ export interface SessionParts {
   readonly contextLength: number;
 }
 
+const caches = new WeakMap<Session, KvCache>();
+
+/** The cache of a session, for logits of every position of what follows its prompt; no public interface. */
+export function cacheOf(session: Session): KvCache {
+  return caches.get(session)!;
+}
+
 /** A KV cache and its history. Made by {@linkcode Model.createSession}. */
 export class Session implements AsyncDisposable {
   readonly #parts: SessionParts;
@@ -92,6 +99,7 @@ export class Session implements AsyncDisposable {
     this.#parts = parts;
     this.#cache = parts.cache;
     this.#logits = parts.decoder.device.tensor([parts.decoder.config.vocabSize]);
+    caches.set(this, parts.cache);
   }
 
   /** Tokens held. */

@@ -253,7 +253,9 @@ export function makeTaskOfTokens(
   let best: RetrievalTask | undefined;
   for (let round = 0; round < 8; round++) {
     const task = makeTask({ ...options, length: Math.floor(length) });
-    const used = Math.max(...task.questions.map(({ prompt }) => count(task.context + prompt)));
+    const [longest] = task.questions.map(({ prompt }) => ({ prompt, tokens: count(prompt) }))
+      .sort((a, b) => b.tokens - a.tokens);
+    const used = count(task.context + longest.prompt); // the long text is counted once
     if (used <= tokens) {
       if (best === undefined || task.context.length > best.context.length) best = task;
       if (used >= 0.99 * tokens) break;

@@ -3,13 +3,14 @@
  *
  * @module
  */
-import { LETTER_HELP, shortName } from "../inspect/describe.ts";
+import { LETTER_HELP, METHOD_NAMES, shortName } from "../inspect/describe.ts";
+import { atEqualRecall } from "../inspect/equal_recall.ts";
 import type { SampleReport } from "../inspect/page_data.ts";
 import { meanFigure, type PatternReport, readPatternReport } from "../inspect/patterns.ts";
 import { openCheckpoint } from "../model/checkpoint.ts";
 import { type Options, UsageError, type Values } from "./args.ts";
 import type { Invocation } from "./command.ts";
-import { percent, table } from "./format.ts";
+import { count, percent, table } from "./format.ts";
 import type { DEVICE_OPTIONS } from "./model_options.ts";
 
 /** Options of `inspect` that concern patterns. */
@@ -60,6 +61,20 @@ function patternsText({ file, layers }: PatternReport, modelName: string): strin
   }\n`;
 }
 
+/** What the patterns compute on the sample, and what every other way takes to keep as much. */
+function sampleText(sample: SampleReport): string {
+  const density = meanFigure(sample.layers, "density")!;
+  const recall = meanFigure(sample.layers, "recall")!;
+  const rows = atEqualRecall(sample).map(({ method, density: other }) => [
+    method === "oracle" ? "oracle" : METHOD_NAMES[method],
+    figure(other),
+    other === undefined ? "-" : `${(density / other).toFixed(2)}x`,
+  ]);
+  return `\n${sample.name}, ${count(sample.tokens)} tokens: density ${percent(density)}, ` +
+    `recall ${percent(recall)}. As much for all heads alike takes\n` +
+    table([["", "density", "ours"], ...rows]);
+}
+
 /** The measurements alone: pictures are for the page. */
 function withoutPictures(
   { thumbnails: _, ...measured }: SampleReport,
@@ -85,8 +100,9 @@ export async function inspectPatterns(
     const { writePage } = await import("./inspect_page.ts"); // the table needs neither model nor bundler
     sample = await writePage(invocation, report);
   }
-  const result = { modelName, ...report, sample: sample && withoutPictures(sample) };
-  output.result(result, () => patternsText(report, modelName));
+  const measured = sample && { ...withoutPictures(sample), equalRecall: atEqualRecall(sample) };
+  const result = { modelName, ...report, sample: measured };
+  output.result(result, () => patternsText(report, modelName) + (sample ? sampleText(sample) : ""));
 }
 
 /** Checks that nothing was given which only `--patterns` uses. */

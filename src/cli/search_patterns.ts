@@ -34,7 +34,7 @@ const OPTIONS = {
     value: "recall|error|mass",
     help: "cheapest that keeps the recall; least output error, or most mass, within the budget",
   },
-  recall: { type: "string", value: "R", help: "least mean recall (default 0.85)" },
+  recall: { type: "string", value: "R", help: "least mean recall of all heads (default 0.95)" },
   budget: { type: "string", value: "B", help: "cost over dense for error and mass (default 0.15)" },
   space: { type: "string", value: "full|published", help: "candidates (default full)" },
   ...DEVICE_OPTIONS,
@@ -92,10 +92,10 @@ Example: minference search-patterns needle-27m -o ${PATTERNS_FILE}`,
     const objective: Objective = kind === "recall"
       ? {
         kind,
-        thresholds: {
-          ...DEFAULT_OBJECTIVE.thresholds,
-          recallMean: fraction("recall", values.recall ?? "0.85"),
-        },
+        thresholds: DEFAULT_OBJECTIVE.thresholds,
+        mean: values.recall === undefined
+          ? DEFAULT_OBJECTIVE.mean
+          : fraction("recall", values.recall),
       }
       : { kind, budget: fraction("budget", values.budget ?? "0.15") };
     const lengths = (values.tokens ?? "30000").split(",")

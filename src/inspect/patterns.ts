@@ -88,7 +88,7 @@ export async function readPatternReport(
 
 /** Mean of a figure over the heads that have it; undefined where none has. */
 export function meanFigure(
-  layers: readonly (readonly HeadReport[])[],
+  layers: readonly (readonly Partial<HeadFigures>[])[],
   figure: keyof HeadFigures,
 ): number | undefined {
   const values = layers.flat().map((head) => head[figure]).filter((value) => value !== undefined);

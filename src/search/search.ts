@@ -79,13 +79,14 @@ export async function searchPatterns(
       await measureSample(model, sample, space, options, () => report.update(++done)),
     );
   }
+  const heads = Array.from(
+    { length: config.layers * config.heads },
+    (_, i) => measurements.map((sample) => sample[Math.floor(i / config.heads)][i % config.heads]),
+  );
+  const chosen = choose(heads, objective);
   const choices = Array.from(
     { length: config.layers },
-    (_, layer) =>
-      Array.from(
-        { length: config.heads },
-        (_, head) => choose(measurements.map((sample) => sample[layer][head]), objective),
-      ),
+    (_, layer) => chosen.slice(layer * config.heads, (layer + 1) * config.heads),
   );
   return { choices, measurements, lengths: samples.map((s) => s.length) };
 }

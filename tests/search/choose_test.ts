@@ -48,7 +48,7 @@ Deno.test("recall: the cheapest candidate that passes at every length; dense alw
   });
   fc.assert(
     fc.property(lengths, thresholds, (lengths, thresholds) => {
-      const chosen = choose(lengths, { kind: "recall", thresholds });
+      const [chosen] = choose([lengths], { kind: "recall", thresholds });
       const longest = lengths[lengths.length - 1];
       const passing = longest.filter((_, c) =>
         lengths.every((at) =>
@@ -68,7 +68,7 @@ Deno.test("recall: higher thresholds never choose a cheaper pattern", () => {
     fc.property(lengths, threshold, threshold, (lengths, a, b) => {
       const at = (recallMean: number): number => {
         const thresholds = { recallMean, recallLow: 0, recallProbe: 0 };
-        return choose(lengths, { kind: "recall", thresholds }).ms;
+        return choose([lengths], { kind: "recall", thresholds })[0].ms;
       };
       assert.ok(at(Math.max(a, b)) >= at(Math.min(a, b)));
     }),
@@ -85,13 +85,37 @@ Deno.test("error and mass: within the budget where anything is, else the cheapes
       fc.double({ min: 0.01, max: 2, noNaN: true }),
       (lengths, kind, budget) => {
         const objective: Objective = { kind, budget };
-        const chosen = choose(lengths, objective);
+        const [chosen] = choose([lengths], objective);
         const longest = lengths[lengths.length - 1];
         const limit = budget * longest[longest.length - 1].ms;
         const cheapest = Math.min(...longest.map((m) => m.ms));
         assert.ok(chosen.ms <= limit || chosen.ms === cheapest);
       },
     ),
+    { numRuns: 300 },
+  );
+});
+
+Deno.test("recall: a mean over all heads is kept where the candidates can, at every length", () => {
+  const heads = lengths.chain((first) =>
+    fc.array(fc.shuffledSubarray([...first.keys()], { minLength: 1 }), {
+      minLength: 1,
+      maxLength: 6,
+    })
+      .map((rows) => rows.map((order) => order.map((length) => first[length])))
+  );
+  const none = { recallMean: 0, recallLow: 0, recallProbe: 0 };
+  fc.assert(
+    fc.property(heads, threshold, threshold, (heads, a, b) => {
+      const at = (mean: number): Measurement[] =>
+        choose(heads, { kind: "recall", thresholds: none, mean });
+      const [low, high] = [at(Math.min(a, b)), at(Math.max(a, b))];
+      const recall = (chosen: Measurement[]): number =>
+        chosen.reduce((sum, { recallMean }) => sum + recallMean, 0) / heads.length;
+      assert.ok(recall(high) >= Math.max(a, b) - 1e-9); // dense attention keeps all
+      const cost = (chosen: Measurement[]): number => chosen.reduce((sum, { ms }) => sum + ms, 0);
+      assert.ok(cost(high) >= cost(low));
+    }),
     { numRuns: 300 },
   );
 });

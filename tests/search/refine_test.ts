@@ -80,7 +80,7 @@ Deno.test("each head gets a pattern that meets the thresholds, or dense", async 
         using dense = await attention(q, k, v);
         const denseLse = await dense.lse.read();
         for (const [head, measurements] of measured.entries()) {
-          const { pattern } = choose([measurements], { kind: "recall", thresholds });
+          const [{ pattern }] = choose([[measurements]], { kind: "recall", thresholds });
           if (pattern.kind === "dense") continue;
           const heads: HeadPattern[] = [pattern, pattern];
           using index = await buildIndex(q, k, heads);
@@ -111,6 +111,6 @@ Deno.test("attention that cannot be kept sparsely stays dense at threshold 1", a
   );
   const thresholds = { recallMean: 1, recallLow: 1, recallProbe: 1 };
   for (const head of measured) {
-    assert.equal(choose([head], { kind: "recall", thresholds }).pattern.kind, "dense");
+    assert.equal(choose([[head]], { kind: "recall", thresholds })[0].pattern.kind, "dense");
   }
 });

@@ -92,5 +92,6 @@ export type {
 } from "./src/model/tokenizer.ts";
 export { Detokenizer } from "./src/model/detokenizer.ts";
 export type { ChatMessage } from "./src/model/chat.ts";
+export type { KvDType } from "./src/model/kv_cache.ts";
 export type { MemoryPlan } from "./src/model/memory.ts";
 export type { OnProgress, Progress } from "./src/model/progress.ts";

@@ -98,7 +98,9 @@ async function measureOurs(run: Run, only: ReadonlySet<string>): Promise<void> {
     const gib = (row.peakBytes / 2 ** 30).toFixed(1);
     return `${row.ms.toFixed(0)} ms (linear, attention, index, rest: ` +
       `${parts.map((ms) => ms.toFixed(0)).join(", ")}), linear ${row.linearTflops.toFixed(0)} ` +
-      `TFLOP/s, density ${row.density.toFixed(4)}, ${gib} GiB${row.kv === "one" ? ", one KV" : ""}`;
+      `TFLOP/s, density ${row.density.toFixed(4)}, ${gib} GiB${
+        row.kv === "fp8" ? ", fp8 cache" : ""
+      }`;
   };
 
   const warmUp = Math.min(WARM_UP_TOKENS, ...lengths);
@@ -126,13 +128,14 @@ async function measureOurs(run: Run, only: ReadonlySet<string>): Promise<void> {
       return `${(results.copyBytesPerSecond / 1e12).toFixed(2)} TB/s`;
     });
     const held = Number(flags["decode-at"]);
-    await run.step(`decode at ${held}`, async () => {
-      results.decode = await model.decode(held, DECODE_STEPS);
-      const { ms, deviceMs } = results.decode;
-      return `${(1000 / ms).toFixed(1)} tokens/s, ${ms.toFixed(2)} ms, device ${
-        deviceMs.toFixed(2)
-      } ms`;
-    });
+    const decode = async (kv: "stored" | "fp8", field: "decode" | "decodeFp8"): Promise<string> => {
+      const row = await model.decode(held, DECODE_STEPS, kv);
+      results[field] = row;
+      const device = `device ${row.deviceMs.toFixed(2)} ms`;
+      return `${(1000 / row.ms).toFixed(1)} tokens/s, ${row.ms.toFixed(2)} ms, ${device}`;
+    };
+    await run.step(`decode at ${held}`, () => decode("stored", "decode"));
+    await run.step(`decode at ${held}, fp8 cache`, () => decode("fp8", "decodeFp8"));
   }
   if (only.has("dense")) {
     for (const tokens of lengths.filter((n) => n > longest)) {

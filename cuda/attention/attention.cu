@@ -57,10 +57,11 @@ Problem make_problem(const AttentionArgs& a, const Layout& layout, const Launch&
 
 mi_status check_view(const char* name, const View& v, int32_t dtype, int64_t heads, int64_t rows, mi_error* error) {
   if (v.dtype != dtype)
-    return fail(error, MI_UNSUPPORTED, "attention: on a GPU %s must have the dtype of q (%d), got %d", name, dtype,
+    return fail(error, MI_UNSUPPORTED, "attention: on a GPU %s must have dtype %d beside this q, got %d", name, dtype,
                 v.dtype);
-  const bool aligned = reinterpret_cast<uintptr_t>(v.data) % 16 == 0 && (heads == 1 || v.head_stride % 8 == 0) &&
-                       (rows == 1 || v.row_stride % 8 == 0);
+  const int64_t bytes = block_bytes(v.dtype);
+  const bool aligned = reinterpret_cast<uintptr_t>(v.data) % 16 == 0 &&
+                       (heads == 1 || v.head_stride * bytes % 16 == 0) && (rows == 1 || v.row_stride * bytes % 16 == 0);
   if (!aligned) return fail(error, MI_UNSUPPORTED, "attention: on a GPU every row of %s must start on 16 bytes", name);
   return MI_OK;
 }
@@ -73,14 +74,23 @@ mi_status check(const AttentionArgs& a, uint64_t workspace, mi_error* error) {
   if (a.workspace_bytes < workspace)
     return fail(error, MI_SHAPE, "attention: workspace of %llu bytes, %llu are needed",
                 (unsigned long long)a.workspace_bytes, (unsigned long long)workspace);
+  const bool quantised = a.k.dtype == MI_E4M3;
+  if (quantised && (a.q.dtype != MI_BF16 || !decodes(a) || a.head_dim % 16 != 0))
+    return fail(error, MI_UNSUPPORTED,
+                "attention: on a GPU e4m3 keys take bf16 queries, no list, few rows (64 a KV head, got %lld) and a "
+                "head_dim that is a multiple of 16 (got %d)",
+                (long long)a.q_len * (a.q_heads / a.kv_heads), a.head_dim);
+  const int32_t keys = quantised ? int32_t(MI_E4M3) : a.q.dtype;
   const struct {
     const char* name;
     const View& view;
-    int32_t heads, rows;
-  } views[] = {{"q", a.q, a.q_heads, a.q_len}, {"k", a.k, a.kv_heads, a.kv_len}, {"v", a.v, a.kv_heads, a.kv_len},
-               {"out", a.out, a.q_heads, a.q_len}};
+    int32_t dtype, heads, rows;
+  } views[] = {{"q", a.q, a.q.dtype, a.q_heads, a.q_len},
+               {"k", a.k, keys, a.kv_heads, a.kv_len},
+               {"v", a.v, keys, a.kv_heads, a.kv_len},
+               {"out", a.out, a.q.dtype, a.q_heads, a.q_len}};
   for (const auto& v : views)
-    if (const mi_status status = check_view(v.name, v.view, a.q.dtype, v.heads, v.rows, error); status != MI_OK)
+    if (const mi_status status = check_view(v.name, v.view, v.dtype, v.heads, v.rows, error); status != MI_OK)
       return status;
   return MI_OK;
 }
@@ -117,7 +127,7 @@ mi_status attention(const Launch& launch, const AttentionArgs& a, mi_error* erro
   if (const mi_status status = check(a, layout.bytes, error); status != MI_OK) return status;
   const Problem p = make_problem(a, layout, launch);
   char* workspace = static_cast<char*>(a.workspace);
-  if (decodes(a)) return decode(launch, p, a.q.dtype == MI_F16, workspace + layout.partials, error);
+  if (decodes(a)) return decode(launch, a, p, workspace + layout.partials, error);
   if (p.columns.capacity > 0)
     if (const mi_status status = gather_columns(launch, p, error); status != MI_OK) return status;
   // The sign of a negative scale goes into the queries' registers, which only the portable kernel has them in.

@@ -2,7 +2,7 @@
 // over blocks, and each tile of keys over the block's warps; parts are merged by their log-sum-exps, in order.
 #include "decode.cuh"
 
-#include "fragments.cuh"
+#include "decode_tiles.cuh"
 #include "softmax.cuh"
 #include "work_split.cuh"
 
@@ -14,11 +14,17 @@ constexpr float kLn2 = 0.693147180559945309f;
 constexpr int kRowTile = 16, kWarpKeys = 16, kMostRows = 64;
 
 // Shared memory of a block stays under the 99 KB that every chip from sm_80 on offers.
-template <int kDim>
+template <class Tile>
 struct Tuning {
-  static constexpr int kWarps = kDim == 256 ? 2 : 4, kStages = kDim == 256 ? 2 : 3;
+  static constexpr int kDim = Tile::kDim, kWarps = kDim == 256 ? 2 : 4, kStages = Tile::kStages;
   static constexpr int kThreads = 32 * kWarps, kTileKeys = kWarps * kWarpKeys;
-  static constexpr int kTileBytes = kTileKeys * kDim * 2, kStageBytes = 2 * kTileBytes;  // K, V
+  static constexpr int kTileBytes = kTileKeys * Tile::kRowBytes, kStageBytes = 2 * kTileBytes;  // K, V
+  // The warps' outputs reuse the ring. Four floats more in 32 spread the columns of a NarrowTile over the banks.
+  static constexpr int kPad = Tile::kScaled ? 4 : 0, kOutPitch = kDim / 32 * (32 + kPad);
+  static constexpr int kBytes = kStages * kStageBytes;
+  static_assert(kBytes >= kWarps * kRowTile * kOutPitch * 4);
+  static_assert(MI_KV_BLOCK % kTileKeys == 0 && MI_BLOCK % kTileKeys == 0, "the keys of a tile share a scale");
+  __device__ static constexpr int place(int column) { return column + column / 32 * kPad; }
 };
 
 struct DecodeParams {
@@ -27,6 +33,8 @@ struct DecodeParams {
   int32_t rows;  // query rows of a KV head: group * q_len
   float* out;    // [kv_heads][rows][parts][head_dim]
   float* lse;    // [kv_heads][rows][parts], base 2
+  const float *k_scales, *v_scales;  // [kv_heads][scale_stride]; null for 16-bit keys
+  int64_t scale_stride;
 };
 
 // Weights of parts with the given base-2 log-sum-exps; they add up to 1, or are 0 where no part has a key.
@@ -57,10 +65,17 @@ __device__ void store(const DecodeParams& d, int kv_head, int row, int column, f
   if (p.lse && column == 0) p.lse[int64_t(head) * p.q_len + query] = lse * kLn2;
 }
 
+__device__ __forceinline__ void multiply(float (&s)[kWarpKeys / 2], float factor) {
+#pragma unroll
+  for (int j = 0; j < kWarpKeys / 2; j++) s[j] *= factor;
+}
+
 // Grid: [parts, KV heads, row tiles].
-template <class T, int kDim>
-__global__ void __launch_bounds__(Tuning<kDim>::kThreads) decode_kernel(const __grid_constant__ DecodeParams d) {
-  using Tune = Tuning<kDim>;
+template <class Tile>
+__global__ void __launch_bounds__(Tuning<Tile>::kThreads) decode_kernel(const __grid_constant__ DecodeParams d) {
+  using T = typename Tile::Element;
+  using Tune = Tuning<Tile>;
+  constexpr int kDim = Tile::kDim;
   extern __shared__ __align__(128) char shared[];
   const Problem& p = d.problem;
   if (p.cancelled()) return;
@@ -68,25 +83,15 @@ __global__ void __launch_bounds__(Tuning<kDim>::kThreads) decode_kernel(const __
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int first_key = d.split.first(part), end_key = d.split.first(part + 1);
 
-  // Queries through shared memory into registers.
   uint32_t q[kDim / 16][4];
-  {
-    const SharedTile<kDim> tile(shared);
-    tile.template load<Tune::kThreads>(kRowTile, p.head_dim, p.q.data, [&](int r) {
-      const int row = first_row + r;
-      return row < d.rows ? p.q.at(kv_head * p.group + row / p.q_len, row % p.q_len) : nullptr;
-    });
-    cp_async_commit();
-    cp_async_wait<0>();
-    __syncthreads();
+  Tile::template load_queries<Tune::kThreads>(q, shared, p.head_dim, p.q.data, [&](int r) -> const char* {
+    const int row = first_row + r;
+    return row < d.rows ? p.q.at(kv_head * p.group + row / p.q_len, row % p.q_len) : nullptr;
+  });
 #pragma unroll
-    for (int step = 0; step < kDim / 16; step++) {
-      tile.rows_16(q[step], 0, step);
+  for (int step = 0; step < kDim / 16; step++)
 #pragma unroll
-      for (int i = 0; i < 4; i++) q[step][i] ^= p.negate ? 0x80008000u : 0;
-    }
-    __syncthreads();
-  }
+    for (int i = 0; i < 4; i++) q[step][i] ^= p.negate ? 0x80008000u : 0;
 
   const auto load = [&](int stage, int first) {
     const auto rows = [&](const Rows& from) {
@@ -94,11 +99,19 @@ __global__ void __launch_bounds__(Tuning<kDim>::kThreads) decode_kernel(const __
     };
     char* base = shared + stage * Tune::kStageBytes;
     if (first < end_key) {
-      SharedTile<kDim>(base).template load<Tune::kThreads>(Tune::kTileKeys, p.head_dim, p.q.data, rows(p.k));
-      SharedTile<kDim>(base + Tune::kTileBytes)
-          .template load<Tune::kThreads>(Tune::kTileKeys, p.head_dim, p.q.data, rows(p.v));
+      Tile(base).template load<Tune::kThreads>(Tune::kTileKeys, p.head_dim, p.q.data, rows(p.k));
+      Tile(base + Tune::kTileBytes).template load<Tune::kThreads>(Tune::kTileKeys, p.head_dim, p.q.data, rows(p.v));
     }
     cp_async_commit();
+  };
+
+  struct Scales {
+    float k, v;
+  };
+  const auto scales_at = [&](int key) -> Scales {
+    if (!Tile::kScaled || key >= end_key) return {1, 1};
+    const int64_t at = kv_head * d.scale_stride + key / MI_KV_BLOCK;
+    return {d.k_scales[at], d.v_scales[at]};
   };
 
   int limit[2];  // first key that each of the thread's rows does not see
@@ -113,55 +126,48 @@ __global__ void __launch_bounds__(Tuning<kDim>::kThreads) decode_kernel(const __
 #pragma unroll
   for (int s = 0; s < Tune::kStages - 1; s++, loading += Tune::kTileKeys) load(s, loading);
   int stage = 0, stage_in = Tune::kStages - 1;
+  Scales next = scales_at(first_key);
   for (int key = first_key; key < end_key; key += Tune::kTileKeys, loading += Tune::kTileKeys) {
     cp_async_wait<Tune::kStages - 2>();
     __syncthreads();  // the tile has arrived; everybody is done with the one before
     load(stage_in, loading);
-    const SharedTile<kDim> k(shared + stage * Tune::kStageBytes), v(shared + stage * Tune::kStageBytes + Tune::kTileBytes);
+    const Scales scale = next;
+    next = scales_at(key + Tune::kTileKeys);
+    const Tile k(shared + stage * Tune::kStageBytes), v(shared + stage * Tune::kStageBytes + Tune::kTileBytes);
     stage_in = stage;
     stage = stage + 1 == Tune::kStages ? 0 : stage + 1;
 
     float s[kWarpKeys / 2] = {};
-#pragma unroll
-    for (int step = 0; step < kDim / 16; step++) {
-      uint32_t b[4];
-      k.columns_16(b, warp * kWarpKeys, step);
-      mma_tile<T>(s, q[step], b[0], b[1]);
-      mma_tile<T>(s + 4, q[step], b[2], b[3]);
-    }
+    k.scores(warp * kWarpKeys, q, s);
+    if constexpr (Tile::kScaled) multiply(s, scale.k);
     const int warp_key = key + warp * kWarpKeys + 2 * (lane % 4);
 #pragma unroll
     for (int j = 0; j < kWarpKeys / 2; j++)
       if (warp_key + 8 * (j / 4) + j % 2 >= limit[j / 2 % 2]) s[j] = -INFINITY;
     if (softmax.step(s, p.scale_log2, factor)) scale_rows(o, factor);
+    if constexpr (Tile::kScaled) multiply(s, scale.v);  // the sum has them without
     uint32_t weights[kWarpKeys / 4];
     pack_weights<T>(s, weights);
-#pragma unroll
-    for (int j = 0; j < kDim / 8; j += 2) {
-      uint32_t b[4];
-      v.depth_16(b, warp * kWarpKeys, j);
-      mma_tile<T>(o + 4 * j, weights, b[0], b[1]);
-      mma_tile<T>(o + 4 * j + 4, weights, b[2], b[3]);
-    }
+    v.outputs(warp * kWarpKeys, weights, o);
   }
   cp_async_wait<0>();
   __syncthreads();
 
   // The warps' parts.
-  auto& warp_out = *reinterpret_cast<float(*)[Tune::kWarps][kRowTile][kDim]>(shared);
+  auto& warp_out = *reinterpret_cast<float(*)[Tune::kWarps][kRowTile][Tune::kOutPitch]>(shared);
   __shared__ float warp_lse[Tune::kWarps][kRowTile];
   softmax.finish();
 #pragma unroll
   for (int r = 0; r < 2; r++) {
     const int row = lane / 4 + 8 * r;
     if (lane % 4 == 0) warp_lse[warp][row] = softmax.lse(r, p.scale_log2);
+    float* const out = warp_out[warp][row];
+    const float inverse = softmax.inverse_sum(r);
 #pragma unroll
-    for (int c = 0; c < kDim / 8; c++) {
-      float2 pair = make_float2(o[4 * c + 2 * r], o[4 * c + 2 * r + 1]);
-      pair.x *= softmax.inverse_sum(r);
-      pair.y *= softmax.inverse_sum(r);
-      *reinterpret_cast<float2*>(&warp_out[warp][row][8 * c + 2 * (lane % 4)]) = pair;
-    }
+    for (int c = 0; c < kDim / 8; c++)
+#pragma unroll
+      for (int i = 0; i < 2; i++)
+        out[Tune::place(Tile::column(c, 2 * (lane % 4) + i))] = o[4 * c + 2 * r + i] * inverse;
   }
   __syncthreads();
   const int rows = min(kRowTile, d.rows - first_row);
@@ -170,7 +176,7 @@ __global__ void __launch_bounds__(Tuning<kDim>::kThreads) decode_kernel(const __
     const auto lse = [&](int w) { return warp_lse[w][row]; };
     const Merge<decltype(lse)> merge(Tune::kWarps, lse);
     float value = 0;
-    for (int w = 0; w < Tune::kWarps; w++) value += merge.weight(w) * warp_out[w][row][column];
+    for (int w = 0; w < Tune::kWarps; w++) value += merge.weight(w) * warp_out[w][row][Tune::place(column)];
     if (d.split.parts == 1) {
       store<T>(d, kv_head, first_row + row, column, value, merge.total);
     } else {
@@ -195,29 +201,32 @@ __global__ void __launch_bounds__(256) merge_kernel(const __grid_constant__ Deco
   store<T>(d, kv_head, row, column, value, merge.total);
 }
 
-template <class T, int kDim>
+template <class Tile>
 mi_status queue(const Launch& launch, const DecodeParams& d, mi_error* error) {
-  using Tune = Tuning<kDim>;
-  constexpr int kBytes = Tune::kStages * Tune::kStageBytes;
-  static_assert(kBytes >= Tune::kWarps * kRowTile * kDim * 4, "the warps' outputs reuse the ring");
+  using Tune = Tuning<Tile>;
   const Problem& p = d.problem;
   const dim3 grid(unsigned(d.split.parts), unsigned(p.q_heads / p.group), unsigned(ceil_div(d.rows, kRowTile)));
-  cudaFuncSetAttribute(decode_kernel<T, kDim>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
-  decode_kernel<T, kDim><<<grid, Tune::kThreads, kBytes, launch.stream>>>(d);
+  cudaFuncSetAttribute(decode_kernel<Tile>, cudaFuncAttributeMaxDynamicSharedMemorySize, Tune::kBytes);
+  decode_kernel<Tile><<<grid, Tune::kThreads, Tune::kBytes, launch.stream>>>(d);
   if (d.split.parts > 1) {
     const dim3 rows(unsigned(d.rows), grid.y);
-    merge_kernel<T><<<rows, p.head_dim, 0, launch.stream>>>(d);
+    merge_kernel<typename Tile::Element><<<rows, p.head_dim, 0, launch.stream>>>(d);
   }
   return check_launch("attention, few rows", error);
 }
 
-template <class T>
+template <template <int> class Tile>
 mi_status queue(const Launch& launch, const DecodeParams& d, mi_error* error) {
   const int dim = d.problem.head_dim;
-  if (dim <= 64) return queue<T, 64>(launch, d, error);
-  if (dim <= 128) return queue<T, 128>(launch, d, error);
-  return queue<T, 256>(launch, d, error);
+  if (dim <= 64) return queue<Tile<64>>(launch, d, error);
+  if (dim <= 128) return queue<Tile<128>>(launch, d, error);
+  return queue<Tile<256>>(launch, d, error);
 }
+
+template <int kDim>
+using HalfTile = WideTile<__half, kDim>;
+template <int kDim>
+using Bf16Tile = WideTile<__nv_bfloat16, kDim>;
 
 int64_t rows_of_kv_head(const AttentionArgs& a) { return int64_t(a.q_heads / a.kv_heads) * a.q_len; }
 
@@ -232,15 +241,17 @@ uint64_t decode_workspace(const Launch& launch, const AttentionArgs& a) {
   return split.parts == 1 ? 0 : uint64_t(a.kv_heads * rows * split.parts * (a.head_dim + 1)) * sizeof(float);
 }
 
-mi_status decode(const Launch& launch, const Problem& p, bool half, void* workspace, mi_error* error) {
+mi_status decode(const Launch& launch, const AttentionArgs& a, const Problem& p, void* workspace, mi_error* error) {
   DecodeParams d{};
   d.problem = p;
   d.rows = p.group * p.q_len;
-  const int64_t kv_heads = p.q_heads / p.group;
-  d.split = split_keys(launch.sm_count, kv_heads * ceil_div(d.rows, kRowTile), p.kv_len);
+  d.split = split_keys(launch.sm_count, a.kv_heads * ceil_div(d.rows, kRowTile), p.kv_len);
   d.out = static_cast<float*>(workspace);
-  d.lse = d.out + kv_heads * d.rows * d.split.parts * p.head_dim;
-  return half ? queue<__half>(launch, d, error) : queue<__nv_bfloat16>(launch, d, error);
+  d.lse = d.out + int64_t(a.kv_heads) * d.rows * d.split.parts * p.head_dim;
+  d.k_scales = a.k_scales, d.v_scales = a.v_scales;
+  d.scale_stride = a.scale_stride;
+  if (a.k.dtype == MI_E4M3) return queue<NarrowTile>(launch, d, error);
+  return a.k.dtype == MI_F16 ? queue<HalfTile>(launch, d, error) : queue<Bf16Tile>(launch, d, error);
 }
 
 }  // namespace mi::cuda

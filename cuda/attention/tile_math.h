@@ -41,7 +41,7 @@ class F32Math {
   }
 
   void scores(const KeyTile& tile, int64_t kv_head, float* s, int lanes) {
-    const Rows k = rows(a_.k, to_f32_[0], kv_head, tile);
+    const Rows k = rows(a_.k, to_f32_[0], a_.k_scales, kv_head, tile);
     kernels_.gemm(tile.count, lanes, a_.head_dim, k.data, k.stride, 1, queries_, lanes, s, lanes, false);
   }
 
@@ -49,7 +49,7 @@ class F32Math {
   void accumulate(const KeyTile& tile, int64_t kv_head, float* s, LaneState& state) {
     const int lanes = state.lanes();
     kernels_.exp2(tile.count, lanes, s, lanes, state.scale(), state.shift(), state.sum());
-    const Rows v = rows(a_.v, to_f32_[1], kv_head, tile);
+    const Rows v = rows(a_.v, to_f32_[1], a_.v_scales, kv_head, tile);
     kernels_.gemm(a_.head_dim, lanes, tile.count, v.data, 1, v.stride, s, lanes, state.out(), lanes,
                   state.accumulate());
   }
@@ -59,11 +59,18 @@ class F32Math {
     const float* data;
     int64_t stride;
   };
-  Rows rows(const View& view, RowToF32 to_f32, int64_t kv_head, const KeyTile& tile) {
+  // scales: null unless the view is e4m3.
+  Rows rows(const View& view, RowToF32 to_f32, const float* scales, int64_t kv_head, const KeyTile& tile) {
     if (view.dtype == MI_F32 && !tile.columns)
       return {reinterpret_cast<const float*>(head_row(view, kv_head, tile.first)), view.row_stride};
-    for (int i = 0; i < tile.count; i++)
-      to_f32(head_row(view, kv_head, key_of(tile, i)), rows_ + int64_t(i) * a_.head_dim, a_.head_dim);
+    for (int i = 0; i < tile.count; i++) {
+      float* const row = rows_ + int64_t(i) * a_.head_dim;
+      const int64_t key = key_of(tile, i);
+      to_f32(head_row(view, kv_head, key), row, a_.head_dim);
+      if (!scales) continue;
+      const float scale = scales[kv_head * a_.scale_stride + key / MI_KV_BLOCK];
+      for (int c = 0; c < a_.head_dim; c++) row[c] *= scale;
+    }
     return {rows_, a_.head_dim};
   }
 

@@ -35,6 +35,8 @@ void run(cpu::Pool& pool, const Operation& operation) {
     void operator()(const SiluMulArgs& a) const { cpu::silu_mul(pool, a); }
     void operator()(const SampleArgs& a) const { cpu::sample(pool, a); }
     void operator()(const ConvertArgs& a) const { cpu::convert(pool, a); }
+    void operator()(const QuantiseArgs& a) const { cpu::quantise(pool, a); }
+    void operator()(const DequantiseArgs& a) const { cpu::dequantise(pool, a); }
     void operator()(const AttentionArgs& a) const { cpu::attention(pool, a); }
     void operator()(const EstimateArgs& a) const { cpu::estimate(pool, a); }
     void operator()(const IndexArgs& a) const { cpu::index(pool, a); }
@@ -105,7 +107,14 @@ class CpuDevice final : public Device {
 
   mi_status allocate(uint64_t bytes, void** data, mi_error* error) override {
     // The kernel overcommits, so malloc alone would let a hopeless request through to the OOM killer.
-    const uint64_t available = available_memory();
+    uint64_t available = available_memory();
+    if (bytes > available) {  // memory that was freed behind queued work may be all that is missing
+      std::unique_lock<std::mutex> lock(mutex_);
+      const uint64_t target = submitted_;
+      idle_.wait(lock, [&] { return completed_ >= target; });
+      lock.unlock();
+      available = available_memory();
+    }
     void* p = bytes <= available ? std::aligned_alloc(64, (bytes + 63) / 64 * 64) : nullptr;
     if (!p) return out_of_memory(error, bytes, available);
     *data = p;

@@ -63,6 +63,8 @@ struct Run {
   mi_status operator()(const SiluMulArgs& a) const { return silu_mul(launch, a, error); }
   mi_status operator()(const SampleArgs& a) const { return sample(launch, a, error); }
   mi_status operator()(const ConvertArgs& a) const { return convert(launch, a, error); }
+  mi_status operator()(const QuantiseArgs& a) const { return quantise(launch, a, error); }
+  mi_status operator()(const DequantiseArgs& a) const { return dequantise(launch, a, error); }
   mi_status operator()(const AttentionArgs& a) const { return attention(launch, a, error); }
   mi_status operator()(const EstimateArgs& a) const { return estimate(launch, a, error); }
   mi_status operator()(const IndexArgs& a) const { return index(launch, a, error); }
@@ -83,7 +85,8 @@ struct WorkspaceOf {
 const char* Operations::name(int op) const {
   static constexpr const char* kNames[MI_OP_COUNT] = {"a copy",  "embed",     "rms_norm", "rope",
                                                       "copy",    "linear",    "silu_mul", "sample",
-                                                      "convert", "attention", "estimate", "index"};
+                                                      "convert", "attention", "estimate", "index",
+                                                      "quantise", "dequantise"};
   return op >= 0 && op < MI_OP_COUNT ? kNames[op] : "an operation";
 }
 

@@ -17,6 +17,8 @@ mi_status linear(const Launch&, CublasLt&, const LinearArgs&, mi_error*);
 mi_status silu_mul(const Launch&, const SiluMulArgs&, mi_error*);
 mi_status sample(const Launch&, const SampleArgs&, mi_error*);
 mi_status convert(const Launch&, const ConvertArgs&, mi_error*);
+mi_status quantise(const Launch&, const QuantiseArgs&, mi_error*);
+mi_status dequantise(const Launch&, const DequantiseArgs&, mi_error*);
 mi_status attention(const Launch&, const AttentionArgs&, mi_error*);
 mi_status estimate(const Launch&, const EstimateArgs&, mi_error*);
 mi_status index(const Launch&, const IndexArgs&, mi_error*);

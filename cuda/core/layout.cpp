@@ -93,8 +93,10 @@ std::string describe() {
   STRUCT(mi_sample_params, header, logits, history, out, vocab, history_length, temperature, top_p, min_p,
          repetition_penalty, top_k, reserved, seed, step)
   STRUCT(mi_convert_params, header, src, dst, src_dtype, dst_dtype, elements)
-  STRUCT(mi_attention_params, header, q, k, v, out, lse, list, workspace, list_bytes, workspace_bytes, q_heads, kv_heads,
-         head_dim, q_len, kv_len, causal, scale, reserved)
+  STRUCT(mi_quantise_params, header, src, dst, scales, scale_stride, position, rows, heads, dim)
+  STRUCT(mi_dequantise_params, header, src, dst, scales, scale_stride, rows, heads, dim, reserved)
+  STRUCT(mi_attention_params, header, q, k, v, out, lse, list, k_scales, v_scales, workspace, list_bytes,
+         workspace_bytes, scale_stride, q_heads, kv_heads, head_dim, q_len, kv_len, causal, scale, reserved)
   STRUCT(mi_estimate_params, header, q, k, vertical, slash, lse, workspace, workspace_bytes, q_heads, kv_heads, head_dim,
          q_len, kv_len, last_q, scale, reserved)
   STRUCT(mi_pattern, kind, selection, vertical, slash, mass, sink, local, top_k, flags, reserved)

@@ -88,12 +88,26 @@ struct ConvertArgs {
   int32_t src_dtype, dst_dtype;
   int64_t elements;
 };
+struct QuantiseArgs {
+  View src, dst;
+  float* scales;
+  int64_t scale_stride;
+  int32_t position, rows, heads, dim;
+};
+struct DequantiseArgs {
+  View src, dst;
+  const float* scales;
+  int64_t scale_stride;
+  int32_t rows, heads, dim;
+};
 struct AttentionArgs {
   View q, k, v, out;
   float* lse;        // may be null
   const void* list;  // work_list.h, null = dense
+  const float *k_scales, *v_scales;  // null unless k and v are e4m3
   void* workspace;
   uint64_t list_bytes, workspace_bytes;
+  int64_t scale_stride;
   int32_t q_heads, kv_heads, head_dim, q_len, kv_len, causal;
   float scale;
 };
@@ -129,6 +143,8 @@ void linear(Pool&, const LinearArgs&);
 void silu_mul(Pool&, const SiluMulArgs&);
 void sample(Pool&, const SampleArgs&);
 void convert(Pool&, const ConvertArgs&);
+void quantise(Pool&, const QuantiseArgs&);
+void dequantise(Pool&, const DequantiseArgs&);
 void attention(Pool&, const AttentionArgs&);
 void estimate(Pool&, const EstimateArgs&);
 void index(Pool&, const IndexArgs&);

@@ -229,6 +229,38 @@ void check_heads(Checker& c, const P& p) {
   c.require(std::isfinite(p.scale), MI_INVALID_ARGUMENT, "scale must be finite, got %g", p.scale);
 }
 
+// f32 [heads, stride], a scale for every MI_KV_BLOCK of `rows` rows.
+template <class T>
+T* check_scales(Checker& c, const char* name, const mi_ref& scales, int64_t stride, int64_t heads, int64_t rows) {
+  const int64_t blocks = ceil_div(rows, MI_KV_BLOCK);
+  c.require(stride >= blocks && stride < INT64_MAX / 4 / heads, MI_SHAPE,
+            "scale_stride must be at least %lld, got %lld", (long long)blocks, (long long)stride);
+  return c.ref<T>(name, scales, uint64_t((heads - 1) * stride + blocks) * 4);
+}
+
+QuantiseArgs check(Checker& c, const mi_quantise_params& p) {
+  c.positive("rows", p.rows);
+  c.positive("heads", p.heads);
+  c.positive("dim", p.dim);
+  c.require(p.position >= 0 && int64_t(p.position) + p.rows <= INT32_MAX, MI_SHAPE,
+            "position must not be negative nor position + rows exceed 2^31 - 1, got %d + %d", p.position, p.rows);
+  if (c.status() != MI_OK) return {};
+  const int64_t end = int64_t(p.position) + p.rows;
+  return {c.view("src", p.src, p.heads, p.rows, p.dim, kFloats), c.view("dst", p.dst, p.heads, end, p.dim, types(MI_E4M3)),
+          check_scales<float>(c, "scales", p.scales, p.scale_stride, p.heads, end), p.scale_stride, p.position, p.rows,
+          p.heads, p.dim};
+}
+
+DequantiseArgs check(Checker& c, const mi_dequantise_params& p) {
+  c.positive("rows", p.rows);
+  c.positive("heads", p.heads);
+  c.positive("dim", p.dim);
+  if (c.status() != MI_OK) return {};
+  return {c.view("src", p.src, p.heads, p.rows, p.dim, types(MI_E4M3)), c.view("dst", p.dst, p.heads, p.rows, p.dim, kFloats),
+          check_scales<const float>(c, "scales", p.scales, p.scale_stride, p.heads, p.rows), p.scale_stride, p.rows,
+          p.heads, p.dim};
+}
+
 AttentionArgs check(Checker& c, const mi_attention_params& p) {
   check_heads(c, p);
   c.require(!p.causal || p.q_len <= p.kv_len, MI_SHAPE, "causal attention needs q_len %d <= kv_len %d", p.q_len, p.kv_len);
@@ -237,14 +269,25 @@ AttentionArgs check(Checker& c, const mi_attention_params& p) {
   c.require(!sparse || p.list_bytes >= uint64_t(p.q_heads) * sizeof(ListHead), MI_SHAPE,
             "list_bytes %llu cannot hold %d heads", (unsigned long long)p.list_bytes, p.q_heads);
   c.require(p.k.dtype == p.v.dtype, MI_INVALID_ARGUMENT, "k and v differ in dtype: %d, %d", p.k.dtype, p.v.dtype);
+  if (c.status() != MI_OK) return {};
+  const bool quantised = p.k.dtype == MI_E4M3;
+  c.require(!quantised || !sparse, MI_UNSUPPORTED, "a work list over e4m3 keys");
+  if (c.status() != MI_OK) return {};
+  const auto scales = [&](const char* name, const mi_ref& ref) -> const float* {
+    if (quantised) return check_scales<const float>(c, name, ref, p.scale_stride, p.kv_heads, p.kv_len);
+    c.require(ref.buffer == 0, MI_INVALID_ARGUMENT, "%s are given, but k and v are not e4m3", name);
+    return nullptr;
+  };
+  constexpr uint64_t kKeys = kFloats | types(MI_E4M3);
   return {c.view("q", p.q, p.q_heads, p.q_len, p.head_dim, kFloats),
-          c.view("k", p.k, p.kv_heads, p.kv_len, p.head_dim, kFloats),
-          c.view("v", p.v, p.kv_heads, p.kv_len, p.head_dim, kFloats),
+          c.view("k", p.k, p.kv_heads, p.kv_len, p.head_dim, kKeys),
+          c.view("v", p.v, p.kv_heads, p.kv_len, p.head_dim, kKeys),
           c.view("out", p.out, p.q_heads, p.q_len, p.head_dim, kFloats),
           c.ref<float>("lse", p.lse, uint64_t(p.q_heads) * uint64_t(p.q_len) * 4, true),
-          c.ref<const uint64_t>("list", p.list, p.list_bytes, !sparse),
+          c.ref<const uint64_t>("list", p.list, p.list_bytes, !sparse), scales("k_scales", p.k_scales),
+          scales("v_scales", p.v_scales),
           c.ref("workspace", p.workspace, p.workspace_bytes, p.workspace_bytes == 0), p.list_bytes, p.workspace_bytes,
-          p.q_heads, p.kv_heads, p.head_dim, p.q_len, p.kv_len, p.causal, p.scale};
+          p.scale_stride, p.q_heads, p.kv_heads, p.head_dim, p.q_len, p.kv_len, p.causal, p.scale};
 }
 
 template <class P>
@@ -346,6 +389,8 @@ mi_status validate(const mi_header* header, bool planning, const FindBuffer& fin
     case MI_OP_SILU_MUL: return run(mi_silu_mul_params{}, "silu_mul");
     case MI_OP_SAMPLE: return run(mi_sample_params{}, "sample");
     case MI_OP_CONVERT: return run(mi_convert_params{}, "convert");
+    case MI_OP_QUANTISE: return run(mi_quantise_params{}, "quantise");
+    case MI_OP_DEQUANTISE: return run(mi_dequantise_params{}, "dequantise");
     case MI_OP_ATTENTION: return run(mi_attention_params{}, "attention");
     case MI_OP_ESTIMATE: return run(mi_estimate_params{}, "estimate");
     case MI_OP_INDEX: return run(mi_index_params{}, "index");

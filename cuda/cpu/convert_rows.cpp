@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "../core/e4m3.h"
 #include "convert_rows_isa.h"
 #include "half.h"
 
@@ -38,6 +39,10 @@ void to_bf16(const float* src, void* dst, int64_t n) {
 }
 
 // Q8_0, 34 bytes: f16 scale d, 32 signed q. x = d q.
+void from_e4m3(const void* src, float* dst, int64_t n) {
+  const auto* codes = static_cast<const uint8_t*>(src);
+  for (int64_t i = 0; i < n; i++) dst[i] = float_from_e4m3(codes[i]);
+}
 void from_q8_0(const void* src, float* dst, int64_t n) {
   const auto* block = static_cast<const uint8_t*>(src);
   for (int64_t i = 0; i < n; i += 32, block += 34) {
@@ -140,7 +145,7 @@ const RowConverters& converters(mi_isa isa) {
 
 }  // namespace
 
-const RowConverters kRowsPortable = {from_f16, from_bf16, from_q8_0, to_f16, to_bf16, to_q8_0};
+const RowConverters kRowsPortable = {from_f16, from_bf16, from_e4m3, from_q8_0, to_f16, to_bf16, to_q8_0};
 
 RowToF32 row_to_f32(mi_isa isa, int32_t dtype) {
   const RowConverters& c = converters(isa);
@@ -148,6 +153,7 @@ RowToF32 row_to_f32(mi_isa isa, int32_t dtype) {
     case MI_F32: return copy_f32;
     case MI_F16: return c.f16;
     case MI_BF16: return c.bf16;
+    case MI_E4M3: return c.e4m3;
     case MI_Q8_0: return c.q8_0;
     case MI_Q4_0: return from_q4_0;
     case MI_Q4_1: return from_q4_1;

@@ -11,7 +11,7 @@ namespace mi::cpu {
 using RowToF32 = void (*)(const void* src, float* dst, int64_t n);
 using RowFromF32 = void (*)(const float* src, void* dst, int64_t n);
 
-// f32, f16, bf16, Q8_0, Q4_0, Q4_1, Q4_K and Q6_K; null for any other dtype.
+// f32, f16, bf16, e4m3, Q8_0, Q4_0, Q4_1, Q4_K and Q6_K; null for any other dtype.
 RowToF32 row_to_f32(mi_isa isa, int32_t dtype);
 
 // f32, f16, bf16 (both to nearest even, NaN stays NaN) and Q8_0; null for any other dtype.

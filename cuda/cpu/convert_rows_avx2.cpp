@@ -26,6 +26,23 @@ void from_bf16(const void* src, float* dst, int64_t n) {
     dst[i] = _mm_cvtss_f32(_mm_castsi128_ps(_mm_cvtsi32_si128(int32_t(uint32_t(h[i]) << 16))));
 }
 
+// See core/e4m3.h.
+__m256 f32_of_e4m3(__m128i codes) {
+  const __m256i wide = _mm256_cvtepu8_epi32(codes), magnitude = _mm256_and_si256(wide, _mm256_set1_epi32(0x7f));
+  const __m256 value =
+      _mm256_mul_ps(_mm256_castsi256_ps(_mm256_slli_epi32(magnitude, 20)), _mm256_set1_ps(0x1p120f));
+  const __m256i sign = _mm256_slli_epi32(_mm256_srli_epi32(wide, 7), 31);
+  const __m256i nan = _mm256_srli_epi32(_mm256_cmpeq_epi32(magnitude, _mm256_set1_epi32(0x7f)), 1);
+  return _mm256_or_ps(value, _mm256_castsi256_ps(_mm256_or_si256(sign, nan)));
+}
+
+void from_e4m3(const void* src, float* dst, int64_t n) {
+  const auto* codes = static_cast<const uint8_t*>(src);
+  int64_t i = 0;
+  for (; i + 8 <= n; i += 8) _mm256_storeu_ps(dst + i, f32_of_e4m3(_mm_loadl_epi64((const __m128i*)(codes + i))));
+  for (; i < n; i++) dst[i] = _mm256_cvtss_f32(f32_of_e4m3(_mm_cvtsi32_si128(codes[i])));
+}
+
 void to_f16(const float* src, void* dst, int64_t n) {
   auto* h = static_cast<uint16_t*>(dst);
   int64_t i = 0;
@@ -103,7 +120,7 @@ void to_q8_0(const float* src, void* dst, int64_t n) {
 
 }  // namespace
 
-const RowConverters kRowsAvx2 = {from_f16, from_bf16, from_q8_0, to_f16, to_bf16, to_q8_0};
+const RowConverters kRowsAvx2 = {from_f16, from_bf16, from_e4m3, from_q8_0, to_f16, to_bf16, to_q8_0};
 
 }  // namespace mi::cpu
 #endif

@@ -5,7 +5,7 @@
 namespace mi::cpu {
 
 struct RowConverters {
-  RowToF32 f16, bf16, q8_0;
+  RowToF32 f16, bf16, e4m3, q8_0;
   RowFromF32 to_f16, to_bf16, to_q8_0;
 };
 extern const RowConverters kRowsPortable;

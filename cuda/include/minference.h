@@ -19,8 +19,9 @@ extern "C" {
 #endif
 
 #define MI_API __attribute__((visibility("default")))
-#define MI_ABI_VERSION 2u
-#define MI_BLOCK 64  // rows of a query block and keys of a key tile, on every backend
+#define MI_ABI_VERSION 3u
+#define MI_BLOCK 64      // rows of a query block and keys of a key tile, on every backend
+#define MI_KV_BLOCK 128  // rows of a head that share a scale in a quantised cache
 
 typedef enum mi_status {
   MI_OK = 0,
@@ -131,7 +132,9 @@ typedef enum mi_op {
   MI_OP_ATTENTION = 9,
   MI_OP_ESTIMATE = 10,
   MI_OP_INDEX = 11,
-  MI_OP_COUNT = 12,
+  MI_OP_QUANTISE = 12,
+  MI_OP_DEQUANTISE = 13,
+  MI_OP_COUNT = 14,
 } mi_op;
 
 // out[r] = table[ids[r]]. Ids outside [0, vocab) are the caller's to reject; they read row 0.
@@ -223,18 +226,44 @@ typedef struct mi_convert_params {
   int64_t elements;
 } mi_convert_params;
 
+// Keys or values into a cache of e4m3. The rows [128 b, 128 b + 128) of a head share a scale, the least power of two
+// that brings them to 448 or below: dequantising is then exact in f32 and bf16, and a block can be quantised again when
+// rows join it without changing those it holds (but for magnitudes under 2^-14 of the largest, which lose last bits).
+// Rows [position, position + rows) are written; where `position` lies within a block, the rows before it stay, and
+// its scale stays or grows. A value that is not finite makes its block's scale NaN.
+typedef struct mi_quantise_params {
+  mi_header header;
+  mi_view src;     // [heads, rows, dim] f32, f16 or bf16
+  mi_view dst;     // [heads, position + rows, dim] e4m3
+  mi_ref scales;   // f32 [heads, scale_stride]
+  int64_t scale_stride;  // elements between heads, at least ceil((position + rows) / 128)
+  int32_t position, rows, heads, dim;
+} mi_quantise_params;
+
+// The first rows of such a cache.
+typedef struct mi_dequantise_params {
+  mi_header header;
+  mi_view src;     // [heads, rows, dim] e4m3
+  mi_view dst;     // [heads, rows, dim] f32, f16 or bf16
+  mi_ref scales;   // f32 [heads, scale_stride]
+  int64_t scale_stride;
+  int32_t rows, heads, dim, reserved;
+} mi_dequantise_params;
+
 // Attention of one sequence, all heads. Query row r stands at position kv_len - q_len + r.
 // Without a list every head is dense. Rows without a key write out = 0, lse = -inf.
 typedef struct mi_attention_params {
   mi_header header;
   mi_view q;     // [q_heads, q_len, head_dim] f32, f16 or bf16
-  mi_view k, v;  // [kv_heads, kv_len, head_dim]
+  mi_view k, v;  // [kv_heads, kv_len, head_dim]; or e4m3 with scales (on a GPU: for up to 64 query rows a KV head)
   mi_view out;   // [q_heads, q_len, head_dim], may be q
   mi_ref lse;    // f32 [q_heads, q_len], natural logarithm, optional
   mi_ref list;   // work list written by MI_OP_INDEX, optional
+  mi_ref k_scales, v_scales;  // f32 [kv_heads, scale_stride], with e4m3 alone
   mi_ref workspace;
   uint64_t list_bytes;
   uint64_t workspace_bytes;
+  int64_t scale_stride;
   int32_t q_heads, kv_heads, head_dim;
   int32_t q_len, kv_len;
   int32_t causal;  // a list requires 1

@@ -7,7 +7,6 @@ import type { HeadPattern } from "../../src/attention/patterns.ts";
 import type { Device } from "../../src/device/device.ts";
 import type { Tensor } from "../../src/device/tensor.ts";
 import type { ModelConfig } from "../../src/model/config.ts";
-import { KvCache, type KvShape } from "../../src/model/kv_cache.ts";
 import type { LayerParameters, ModelParameters } from "../../src/model/parameters.ts";
 import { inverseFrequencies } from "../../src/model/rope.ts";
 import type { Ref, View } from "../../src/native/structs.ts";
@@ -146,23 +145,4 @@ export async function randomParameters(
     rope: () => ({ invFreq: frequencies.ref(), scale }),
     [Symbol.dispose]: (): void => kept.dispose(),
   };
-}
-
-/**
- * A cache whose layers share the memory of one: what a prompt of a length costs whose keys and values do not
- * fit. Nothing can be generated from it.
- */
-export class OneLayerCache extends KvCache {
-  /** @param shape Its layers count as one. */
-  constructor(device: Device, shape: KvShape) {
-    super(device, { ...shape, layers: 1 });
-  }
-
-  override keys(_layer: number, position = 0): View {
-    return super.keys(0, position);
-  }
-
-  override values(_layer: number, position = 0): View {
-    return super.values(0, position);
-  }
 }

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import type { E2eResults, PrefillRow } from "./e2e_results.ts";
+import type { DecodeRow, E2eResults, PrefillRow } from "./e2e_results.ts";
 import { digits, gib, seconds, size, table } from "./markdown.ts";
 
 interface PeerRow {
@@ -63,7 +63,7 @@ function timesTable(results: E2eResults, peer: Peer): string {
       `**${seconds(sparse?.ms)}**`,
       ratio(other?.ttft_ms, sparse?.ms),
       sparse ? digits(sparse.density) : "-",
-      mark(gib(sparse?.peakBytes), sparse?.kv === "one"),
+      mark(gib(sparse?.peakBytes), sparse !== undefined && sparse.kv !== "all"),
       gib(other?.peak_bytes),
     ];
   });
@@ -95,12 +95,16 @@ function splitTable(results: E2eResults, bareTflops: number): string {
   );
 }
 
-function decodeText({ decode, copyBytesPerSecond }: E2eResults): string {
+function decodeText(
+  name: string,
+  decode: DecodeRow | undefined,
+  { copyBytesPerSecond }: E2eResults,
+): string {
   if (!decode) return "";
   const bound = copyBytesPerSecond === undefined
     ? undefined
     : decode.bytes / copyBytesPerSecond * 1000;
-  return `\nDecoding with ${size(decode.tokens)} tokens held: ${
+  return `\nDecoding with ${size(decode.tokens)} tokens held${name}: ${
     digits(1000 / decode.ms)
   } tokens/s ` +
     `(${digits(decode.ms)} ms a token, ${
@@ -119,11 +123,14 @@ export function e2eMarkdown(results: E2eResults): string {
   return [
     `Time to the first token, ${shape} shape, random weights, bf16, ${machine.device}:\n`,
     timesTable(results, peer),
-    "\n\\* times: one layer's attention times the layers; memory: one layer's keys and values, those of " +
-    "all layers do not fit.\n",
+    "\n\\* times: one layer's attention times the layers; memory: " +
+    (results.sparse.some(({ kv }) => kv === "one")
+      ? "one layer's keys and values, those of all layers do not fit.\n"
+      : "with an fp8 cache, 16 bits do not fit.\n"),
     splitTable(results, bare),
     Number.isNaN(bare) ? "" : `\nThe peer's bare matrix products: ${digits(bare)} TFLOP/s.`,
-    decodeText(results),
+    decodeText("", results.decode, results),
+    decodeText(" in an fp8 cache", results.decodeFp8, results),
     ...failures.map(({ step, error }) => `Failed: ${step}: ${error}`),
     ...skipped.map((step) => `No time left: ${step}`),
   ].filter((text) => text !== "").join("\n");

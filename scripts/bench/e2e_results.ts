@@ -35,8 +35,11 @@ export interface PrefillRow {
   readonly plannedBytes: number;
   /** Bytes of the device that are not free after the run, with whatever else lives there. */
   readonly usedBytes: number;
-  /** `all` layers' keys and values were kept, or only `one` layer's: all of them do not fit. */
-  readonly kv: "all" | "one";
+  /**
+   * `all` layers' keys and values were kept in 16 bits, or in `fp8`, where those do not fit. Files older than
+   * the fp8 cache have only `one` layer's then.
+   */
+  readonly kv: "all" | "fp8" | "one";
 }
 
 /** Attention of one layer, where a dense run would take too long. */
@@ -103,6 +106,8 @@ export interface E2eResults {
   copyBytesPerSecond?: number;
   /** Generation. */
   decode?: DecodeRow;
+  /** The same with an fp8 cache. */
+  decodeFp8?: DecodeRow;
   /** gpu_peer.py's results. */
   peer?: unknown;
   /** Steps that failed. */

@@ -11,10 +11,10 @@ import { Scratch } from "../../src/device/scratch.ts";
 import type { Tensor } from "../../src/device/tensor.ts";
 import type { ModelConfig } from "../../src/model/config.ts";
 import { Decoder } from "../../src/model/decoder.ts";
-import { KvCache, type KvShape } from "../../src/model/kv_cache.ts";
+import { KV_BLOCK, kvBytes, KvCache, type KvShape, kvShape } from "../../src/model/kv_cache.ts";
 import { type MemoryPlan, planMemory } from "../../src/model/memory.ts";
 import type { ModelParameters } from "../../src/model/parameters.ts";
-import { OneLayerCache, publishedPatterns } from "./e2e_model.ts";
+import { publishedPatterns } from "./e2e_model.ts";
 import type { DecodeRow, DenseAttentionRow, PrefillRow } from "./e2e_results.ts";
 import { HEAD_DIM, makeOperands } from "./gpu_operands.ts";
 import { median } from "./report.ts";
@@ -54,7 +54,7 @@ function randomTokens(count: number, vocabSize: number): Uint32Array {
 export class E2eModel implements Disposable {
   readonly #decoder: Decoder;
   readonly #logits: Tensor;
-  readonly #kv: KvShape;
+  readonly #kv: Readonly<Record<"stored" | "fp8", KvShape>>;
   readonly #patterns: HeadPattern[][];
 
   /**
@@ -67,10 +67,11 @@ export class E2eModel implements Disposable {
     readonly config: ModelConfig,
     readonly parameters: ModelParameters,
   ) {
-    const { layers, kvHeads, headDim, vocabSize } = config;
+    const { vocabSize } = config;
     this.#decoder = new Decoder(device, config, parameters, PRECISION);
     this.#logits = device.tensor([vocabSize]);
-    this.#kv = { layers, kvHeads, headDim, dtype: device.kind === "cuda" ? "bf16" : "f16" };
+    const usual = device.kind === "cuda" ? "bf16" : "f16";
+    this.#kv = { stored: kvShape(config, usual, usual), fp8: kvShape(config, "fp8", usual) };
     this.#patterns = publishedPatterns(config);
   }
 
@@ -123,12 +124,10 @@ export class E2eModel implements Disposable {
   async prefill(count: number, mode: "dense" | "sparse"): Promise<PrefillRow> {
     const { device, config } = this;
     this.#decoder.trim();
-    const whole = this.#plan(this.#kv, mode, count);
-    const kv = whole.fits ? "all" : "one";
-    const plan = whole.fits ? whole : this.#plan({ ...this.#kv, layers: 1 }, mode, count);
-    using cache = kv === "all"
-      ? new KvCache(device, this.#kv)
-      : new OneLayerCache(device, this.#kv);
+    const stored = this.#plan(this.#kv.stored, mode, count);
+    const kv = stored.fits ? "stored" : "fp8";
+    const plan = stored.fits ? stored : this.#plan(this.#kv.fp8, mode, count);
+    using cache = new KvCache(device, this.#kv[kv]);
     cache.reserve(count, 0);
     using stats = device.tensor([config.layers * statsBytes(config.heads)], { dtype: "u8" });
     stats.writeNow(new Uint8Array(stats.byteLength));
@@ -156,7 +155,7 @@ export class E2eModel implements Disposable {
       peakBytes: allocated,
       plannedBytes: plan.total,
       usedBytes: totalMemory - freeMemory,
-      kv,
+      kv: kv === "fp8" ? "fp8" : "all",
     };
   }
 
@@ -193,12 +192,13 @@ export class E2eModel implements Disposable {
     return { tokens, groups, ms, readings, tflops: flop / ms * 1e-9 };
   }
 
-  /** Generation after a prompt of `count` tokens, read sparsely. */
-  async decode(count: number, steps: number): Promise<DecodeRow> {
+  /** Generation after a prompt of `count` tokens, read sparsely, kept in 16 bits or in fp8. */
+  async decode(count: number, steps: number, kv: "stored" | "fp8"): Promise<DecodeRow> {
     const { device, config } = this;
+    const shape = this.#kv[kv];
     const warmUp = 4;
     this.#decoder.trim();
-    using cache = new KvCache(device, this.#kv);
+    using cache = new KvCache(device, shape);
     cache.reserve(count + warmUp + steps, 0);
     const step = async (tokens: Uint32Array, position: number): Promise<number> => {
       const sparse = { patterns: this.#patterns };
@@ -220,7 +220,8 @@ export class E2eModel implements Disposable {
       deviceTimes.push(timings.reduce((sum, [, time]) => sum + time, 0));
       for (const [name, time] of timings) all[name] = (all[name] ?? 0) + time;
     }
-    const { vocabSize, hiddenSize, layers, kvHeads, headDim } = config;
+    const { vocabSize, hiddenSize } = config;
+    const held = Math.ceil((count + warmUp + steps / 2) / KV_BLOCK) * KV_BLOCK;
     const embedding = vocabSize * hiddenSize * 2; // one row of it is read
     return {
       tokens: count,
@@ -228,8 +229,7 @@ export class E2eModel implements Disposable {
       ms: median(times),
       deviceMs: median(deviceTimes),
       timings: all,
-      bytes: this.parameters.byteLength - embedding +
-        2 * layers * kvHeads * headDim * 2 * (count + warmUp + steps / 2),
+      bytes: this.parameters.byteLength - embedding + kvBytes(shape, held),
     };
   }
 

@@ -246,6 +246,16 @@ export function enqueueIndex(
   return list;
 }
 
+/** Scales of e4m3 keys and values: of a head, one for every 128 keys. */
+export interface KvScales {
+  /** f32 [kvHeads, stride], of k. */
+  readonly k: Ref;
+  /** Of v. */
+  readonly v: Ref;
+  /** Elements between heads. */
+  readonly stride: number;
+}
+
 /** Operands of {@linkcode enqueueAttention}. */
 export interface AttentionOperands {
   /** [qHeads, qLen, headDim]. */
@@ -254,6 +264,8 @@ export interface AttentionOperands {
   readonly k: View;
   /** [kvHeads, kvLen, headDim]. */
   readonly v: View;
+  /** Where k and v are e4m3. On a GPU they may be for few query rows: up to 64 for each KV head. */
+  readonly kvScales?: KvScales;
   /** [qHeads, qLen, headDim]; may be `q`. */
   readonly out: View;
   /** f32 [qHeads, qLen], natural logarithm. */
@@ -266,7 +278,7 @@ export interface AttentionOperands {
 
 function encodeAttention(
   shape: SequenceShape,
-  { q, k, v, out, lse, list = NO_LIST, causal }: AttentionOperands,
+  { q, k, v, kvScales, out, lse, list = NO_LIST, causal }: AttentionOperands,
   workspace: Workspace,
 ): Uint8Array<ArrayBuffer> {
   return params.attention.encode({
@@ -277,6 +289,9 @@ function encodeAttention(
     out,
     lse: lse ?? ABSENT,
     list: list.ref,
+    k_scales: kvScales?.k ?? ABSENT,
+    v_scales: kvScales?.v ?? ABSENT,
+    scale_stride: kvScales?.stride ?? 0,
     list_bytes: list.bytes,
     causal: causal === false ? 0 : 1,
     ...workspace,

@@ -5,6 +5,7 @@
  */
 import { type DeviceOptions, openDevice, type Planner } from "../device/device.ts";
 import { type Checkpoint, openCheckpoint } from "../model/checkpoint.ts";
+import { type KvDType, kvShape } from "../model/kv_cache.ts";
 import { type MemoryInputs, type MemoryPlan, planMemory } from "../model/memory.ts";
 import { deviceDtype } from "../model/parameters.ts";
 import { choosePatterns } from "../model/pattern_choice.ts";
@@ -13,7 +14,7 @@ import { type Options, toNumber } from "./args.ts";
 import { type Command, defineCommand } from "./command.ts";
 import { bytes, count, table } from "./format.ts";
 import { inspectPatterns, PATTERN_OPTIONS, rejectPatternOptions } from "./inspect_patterns.ts";
-import { DEVICE_OPTIONS, deviceOptions } from "./model_options.ts";
+import { DEVICE_OPTIONS, deviceOptions, KV_OPTIONS, kvDtype } from "./model_options.ts";
 import { millions } from "./models.ts";
 
 const OPTIONS = {
@@ -22,6 +23,7 @@ const OPTIONS = {
     value: "N,...",
     help: "plan memory for these lengths (default 4k,32k,128k and the model's limit)",
   },
+  ...KV_OPTIONS,
   ...PATTERN_OPTIONS,
   ...DEVICE_OPTIONS,
 } as const satisfies Options;
@@ -62,17 +64,13 @@ function plan(
   patterns: MemoryInputs["patterns"],
   { free, planner }: Room,
   weights: number,
+  kv: KvDType | undefined,
   tokens: number,
 ): MemoryPlan {
   return planMemory({
     device: planner,
     config,
-    kv: {
-      layers: config.layers,
-      kvHeads: config.kvHeads,
-      headDim: config.headDim,
-      dtype: "f16", // as wide as bf16
-    },
+    kv: kvShape(config, kv ?? "f16", "f16"), // as wide as bf16
     patterns,
     precision: "bf16",
     weightDtype: (name) => deviceDtype(planner, tensors.get(name)!),
@@ -124,7 +122,7 @@ function planText(plans: readonly MemoryPlan[], room: Room): string {
     bytes(p.kvCache),
     bytes(p.workspace),
     bytes(p.total),
-    p.fits ? "fits" : "too large",
+    p.fits ? "fits" : p.fitsAsFp8 ? "fits with --kv fp8" : "too large",
   ]);
   const head = ["context", "weights", "KV cache", "workspace", "total", ""];
   return `${table([head, ...lines])}${room.device}: ${bytes(room.free)} free, room for ${
@@ -153,6 +151,7 @@ Examples:
     if (values.patterns) return await inspectPatterns(invocation);
     rejectPatternOptions(values, positionals);
     const device = deviceOptions(values);
+    const kv = kvDtype(values);
     const given = values.context?.split(",")
       .map((text) => toNumber("context", text, { least: 1 }));
     const checkpoint = await openCheckpoint(positionals[0]);
@@ -167,7 +166,7 @@ Examples:
     const lengths = given ?? [...usual, config.maxPositions];
     const { room, plans } = await withRoom(device, (room) => ({
       room,
-      plans: lengths.map((tokens) => plan(checkpoint, patterns, room, weights, tokens)),
+      plans: lengths.map((tokens) => plan(checkpoint, patterns, room, weights, kv, tokens)),
     }));
     const result = {
       ...{ modelName, path, format, config, patternsPath, unused },

@@ -5,10 +5,11 @@
  */
 import { type Device, type DeviceOptions, openDevice } from "../device/device.ts";
 import { locateModel } from "../model/locate.ts";
+import type { KvDType } from "../model/kv_cache.ts";
 import { loadModel, type Model } from "../model/model.ts";
 import type { PatternChoice } from "../model/pattern_choice.ts";
 import { PUBLISHED_MODELS } from "../model/published_patterns.ts";
-import { type Options, toNumber, UsageError, type Values } from "./args.ts";
+import { type Options, toChoice, toNumber, UsageError, type Values } from "./args.ts";
 import { ProgressBar } from "./progress.ts";
 
 /** Options of commands that open a device. */
@@ -16,6 +17,20 @@ export const DEVICE_OPTIONS = {
   device: { type: "string", value: "NAME", help: "cpu, cuda, cuda:INDEX or auto (default)" },
   threads: { type: "string", value: "N", help: "CPU threads (default: one per core)" },
 } as const satisfies Options;
+
+/** Options of commands that hold a context or plan one. */
+export const KV_OPTIONS = {
+  kv: {
+    type: "string",
+    value: "TYPE",
+    help: "keys and values as f32, f16, bf16 or fp8, which takes half of 16 bits (the default)",
+  },
+} as const satisfies Options;
+
+/** What {@linkcode KV_OPTIONS} say. */
+export function kvDtype({ kv }: Values<typeof KV_OPTIONS>): KvDType | undefined {
+  return toChoice("kv", kv, ["f32", "f16", "bf16", "fp8"]);
+}
 
 /** Options of commands that run a model. */
 export const MODEL_OPTIONS = {
@@ -26,6 +41,7 @@ export const MODEL_OPTIONS = {
       "auto (default), dense, a pattern file or its URL, upstream, or a model's id (published files)",
   },
   context: { type: "string", value: "N", help: "most tokens held (default: the model's limit)" },
+  ...KV_OPTIONS,
   ...DEVICE_OPTIONS,
 } as const satisfies Options;
 
@@ -53,6 +69,8 @@ export interface ModelSettings {
   readonly device: DeviceOptions;
   /** Most tokens held. */
   readonly contextLength?: number;
+  /** How keys and values are kept. */
+  readonly kvDtype?: KvDType;
   /** Sparse patterns. */
   readonly patterns: PatternChoice;
 }
@@ -62,6 +80,7 @@ export function modelSettings(values: Values<typeof MODEL_OPTIONS>): ModelSettin
   return {
     device: deviceOptions(values),
     contextLength: toNumber("context", values.context, { least: 1 }),
+    kvDtype: kvDtype(values),
     patterns: patternChoice(values.patterns),
   };
 }
@@ -90,11 +109,11 @@ export async function openModel(
   await using owned = new AsyncDisposableStack();
   const device = owned.use(await openDevice({ ...settings.device, profile: options.profile }));
   using bar = new ProgressBar();
-  const { contextLength, patterns } = settings;
+  const { contextLength, kvDtype, patterns } = settings;
   const { signal } = options;
   const { onProgress } = bar;
   const model = owned.use(
-    await loadModel(path, { device, contextLength, patterns, signal, onProgress }),
+    await loadModel(path, { device, contextLength, kvDtype, patterns, signal, onProgress }),
   );
   const opened = owned.move();
   return { device, model, [Symbol.asyncDispose]: () => opened.disposeAsync() };

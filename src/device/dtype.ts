@@ -12,7 +12,7 @@ export type FloatDType = "f32" | "f16" | "bf16";
 export type QuantisedDType = "q8_0" | "q4_0" | "q4_1" | "q4_k" | "q6_k";
 
 /** Element types a tensor can hold. */
-export type DType = FloatDType | "i32" | "u32" | "u8" | QuantisedDType;
+export type DType = FloatDType | "i32" | "u32" | "u8" | "e4m3" | QuantisedDType;
 
 interface Format {
   /** `mi_dtype`. */
@@ -31,6 +31,7 @@ export const FORMAT: Readonly<Record<DType, Format>> = {
   i32: { code: 3, elements: 1, bytes: 4 },
   u32: { code: 4, elements: 1, bytes: 4 },
   u8: { code: 5, elements: 1, bytes: 1 },
+  e4m3: { code: 6, elements: 1, bytes: 1 },
   q8_0: { code: 16, elements: 32, bytes: 34 },
   q4_0: { code: 17, elements: 32, bytes: 18 },
   q4_1: { code: 18, elements: 32, bytes: 20 },

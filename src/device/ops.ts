@@ -229,3 +229,35 @@ export function convert(
     elements,
   }));
 }
+
+/** Rows of e4m3 [heads, rows, dim] with a scale for every 128 rows of a head. */
+export interface QuantisedRows {
+  /** The rows. */
+  readonly view: View;
+  /** f32 [heads, scaleStride]. */
+  readonly scales: Ref;
+  /** Elements between the scales of two heads. */
+  readonly scaleStride: number;
+}
+
+/** Quantises src [heads, rows, dim] into the rows of `out` from `position` on. */
+export function quantise(
+  device: Device,
+  src: View,
+  out: QuantisedRows,
+  size: { position: number; rows: number; heads: number; dim: number },
+): void {
+  const { view: dst, scales, scaleStride: scale_stride } = out;
+  device.submit(params.quantise.encode({ src, dst, scales, scale_stride, ...size }));
+}
+
+/** The first rows of `src` as floats [heads, rows, dim]. */
+export function dequantise(
+  device: Device,
+  src: QuantisedRows,
+  dst: View,
+  size: { rows: number; heads: number; dim: number },
+): void {
+  const { view, scales, scaleStride: scale_stride } = src;
+  device.submit(params.dequantise.encode({ src: view, dst, scales, scale_stride, ...size }));
+}

@@ -177,7 +177,7 @@ export class Tensor implements Disposable {
     offset = 0,
     length: number = this.length - offset,
   ): Promise<Float32Array<ArrayBuffer>> {
-    if (FORMAT[this.dtype].elements > 1) {
+    if (FORMAT[this.dtype].elements > 1 || this.dtype === "e4m3") {
       throw new MInferenceError("UNSUPPORTED", `a ${this.dtype} tensor cannot be read as f32`);
     }
     const { buffer } = await this.readBytes(offset, length);

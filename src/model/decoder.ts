@@ -21,6 +21,7 @@ import type { Tensor } from "../device/tensor.ts";
 import type { Ref, View } from "../native/structs.ts";
 import type { ModelConfig } from "./config.ts";
 import type { KvCache } from "./kv_cache.ts";
+import type { LayerPass } from "./kv_pass.ts";
 import { Lookahead } from "./lookahead.ts";
 import type { LayerParameters, LinearParameters, ModelParameters } from "./parameters.ts";
 import {
@@ -167,16 +168,17 @@ export class Decoder implements Disposable {
       const whole = all || options.inspect || layer < config.layers - 1;
       const first = whole ? 0 : rows - 1;
       const weights = parameters.layers[layer];
-      const q = this.#project(weights, layer, activations, rows, first, cache, position, angles);
+      const kv = cache.pass(layer, position, rows, this.#scratch);
+      const q = this.#project(weights, activations, rows, first, kv, position, angles);
+      const operands = kv.complete();
+      const { k, v } = operands;
       const shape = attentionShape(config, rows - first, position + rows);
-      const k = cache.keys(layer);
-      const v = cache.values(layer);
       if (options.inspect) {
         await device.sync(options);
         await options.inspect({ layer, shape, q, k, v });
       }
       const list = await this.#index(layer, shape, q, k, options);
-      enqueueAttention(device, this.#scratch, shape, { q, k, v, out: q, list });
+      enqueueAttention(device, this.#scratch, shape, { q, ...operands, out: q, list });
       this.#feedForward(weights, activations, q, rows, first);
       if (rows > 1) { // a single row is queued whole
         await ahead.step();
@@ -188,14 +190,13 @@ export class Decoder implements Disposable {
     options.onLayer?.(config.layers);
   }
 
-  /** Norm, q/k/v projections, rotary embedding; k and v go to the cache. Returns q of rows from `first`. */
+  /** Norm, q/k/v projections, rotary embedding; k and v go to `kv`. Returns q of rows from `first`. */
   #project(
     weights: LayerParameters,
-    layer: number,
-    { hidden, normed, q, kv }: Activations,
+    { hidden, normed, q, kv: projected }: Activations,
     rows: number,
     first: number,
-    cache: KvCache,
+    kv: LayerPass,
     position: number,
     angles: { invFreq: Ref; scale: number },
   ): View {
@@ -213,18 +214,21 @@ export class Decoder implements Disposable {
         eps,
       });
       const perHead = { rows: count, heads: kvHeads, dim: headDim };
-      this.#linear(normed(), weights.k, kv(), count);
+      this.#linear(normed(), weights.k, projected(), count);
       if (weights.kNorm) {
-        rmsNorm(device, asHeads(kv()), weights.kNorm, asHeads(kv()), { ...perHead, eps });
+        rmsNorm(device, asHeads(projected()), weights.kNorm, asHeads(projected()), {
+          ...perHead,
+          eps,
+        });
       }
-      rope(device, asHeads(kv()), angles.invFreq, cache.keys(layer, at), {
+      rope(device, asHeads(projected()), angles.invFreq, kv.keys(row), {
         ...turn,
         rows: count,
         heads: kvHeads,
         position: at,
       });
-      this.#linear(normed(), weights.v, kv(), count);
-      convertCopy(device, asHeads(kv()), cache.values(layer, at), perHead);
+      this.#linear(normed(), weights.v, projected(), count);
+      convertCopy(device, asHeads(projected()), kv.values(row), perHead);
       const skip = Math.max(0, first - row); // rows of this chunk whose q nobody needs
       if (skip >= count) continue;
       const target = asHeads(q(row + skip - first));

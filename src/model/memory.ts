@@ -18,9 +18,10 @@ import type { Planner } from "../device/device.ts";
 import { byteLength, type DType, FORMAT } from "../device/dtype.ts";
 import { type LinearOptions, planLinear } from "../device/ops.ts";
 import { ABSENT } from "../device/scratch.ts";
+import { MInferenceError } from "../native/errors.ts";
 import type { View } from "../native/structs.ts";
 import type { ModelConfig } from "./config.ts";
-import { kvBytes, kvCapacity, type KvShape } from "./kv_cache.ts";
+import { FP8_HEAD, kvBytes, kvCapacity, kvPassBytes, type KvShape } from "./kv_cache.ts";
 import {
   activationDtype,
   activationSizes,
@@ -49,6 +50,8 @@ export interface MemoryPlan {
   readonly maxContext: number;
   /** Whether the planned tokens fit. */
   readonly fits: boolean;
+  /** Whether they would with an fp8 KV cache. */
+  readonly fitsAsFp8: boolean;
 }
 
 /** What the plan depends on. */
@@ -130,17 +133,17 @@ function attentionBytes(
   return { workspace: Math.max(...workspaces), list: index.list, estimate };
 }
 
-/** What a session and the decoder take to read `tokens` tokens at once, the cache not counted. */
-function workspaceBytes(inputs: MemoryInputs, tokens: number): number {
+/** What a session and the decoder take to read the last `rows` of `tokens` tokens, the cache not counted. */
+function workspaceBytes(inputs: MemoryInputs, tokens: number, rows = tokens): number {
   const { device, config, patterns } = inputs;
   const act = activationDtype(device);
-  const sizes = activationSizes(config, device.kind, tokens);
-  const ids = tokens * 4;
+  const sizes = activationSizes(config, device.kind, rows);
+  const ids = rows * 4;
   const activations = Object.values(sizes)
-    .reduce((sum, [rows, columns]) => sum + byteLength(act, rows * columns), ids);
+    .reduce((sum, [height, columns]) => sum + byteLength(act, height * columns), ids);
   const sparse = patterns ? { patterns, guard: DEFAULT_GUARD } : undefined;
-  const capacity = kvCapacity(tokens);
-  const whole = attentionShape(config, tokens, tokens);
+  const capacity = inputs.kv.quantised ? tokens : kvCapacity(tokens); // tokens from head to head
+  const whole = attentionShape(config, rows, tokens);
   const layers = Array.from(
     { length: config.layers - 1 },
     (_, layer) => attentionBytes(inputs, whole, layer, capacity, sparse),
@@ -148,10 +151,20 @@ function workspaceBytes(inputs: MemoryInputs, tokens: number): number {
   // The last layer computes the last row alone.
   layers.push(attentionBytes(inputs, attentionShape(config, 1, tokens), 0, capacity));
   const most = (of: keyof AttentionBytes): number => Math.max(...layers.map((one) => one[of]));
-  const [rows] = sizes.normed;
-  const workspace = Math.max(most("workspace"), linearWorkspace(inputs, rows));
+  const [chunk] = sizes.normed;
+  const workspace = Math.max(most("workspace"), linearWorkspace(inputs, chunk));
   const session = config.vocabSize * 4 + config.layers * statsBytes(config.heads);
-  return activations + workspace + most("list") + most("estimate") + session;
+  const kv = kvPassBytes(inputs.kv, tokens);
+  return activations + kv + workspace + most("list") + most("estimate") + session;
+}
+
+/** The inputs with a quantised cache. */
+function asFp8(inputs: MemoryInputs): MemoryInputs {
+  return { ...inputs, kv: { ...inputs.kv, quantised: true } };
+}
+
+function cacheBytes({ kv }: MemoryInputs, tokens: number): number {
+  return kvBytes(kv, kvCapacity(tokens));
 }
 
 /**
@@ -161,17 +174,17 @@ function workspaceBytes(inputs: MemoryInputs, tokens: number): number {
  * @param tokens Tokens of the context.
  */
 export function planMemory(inputs: MemoryInputs, tokens: number): MemoryPlan {
-  const cache = (n: number): number => kvBytes(inputs.kv, kvCapacity(n));
-  const need = (n: number): number => cache(n) + workspaceBytes(inputs, n);
+  const need = (of: MemoryInputs, n: number): number => cacheBytes(of, n) + workspaceBytes(of, n);
   let low = 0;
   let high = inputs.config.maxPositions;
   while (low < high) { // need() grows with n
     const middle = Math.ceil((low + high) / 2);
-    if (need(middle) <= inputs.free) low = middle;
+    if (need(inputs, middle) <= inputs.free) low = middle;
     else high = middle - 1;
   }
-  const kvCache = cache(tokens);
+  const kvCache = cacheBytes(inputs, tokens);
   const workspace = workspaceBytes(inputs, tokens);
+  const { maxPositions, headDim } = inputs.config;
   return {
     tokens,
     weights: inputs.weights,
@@ -181,5 +194,35 @@ export function planMemory(inputs: MemoryInputs, tokens: number): MemoryPlan {
     free: inputs.free,
     maxContext: low,
     fits: tokens <= low,
+    fitsAsFp8: headDim % FP8_HEAD === 0 && tokens <= maxPositions &&
+      need(asFp8(inputs), tokens) <= inputs.free,
   };
+}
+
+/** Caches that take less of what is free cannot be what does not fit; planning them is saved. */
+const NEGLIGIBLE = 0.01;
+
+/**
+ * Refuses a prompt that will not fit, before anything is taken for it.
+ *
+ * @param inputs The model and the device's state; `free` counts what its session and decoder hold already.
+ * @param tokens Tokens held at the end of the prompt.
+ * @param rows Those that it adds.
+ * @throws {MInferenceError} `OUT_OF_MEMORY` with the bytes, and whether an fp8 KV cache would fit.
+ */
+export function refuseTooLarge(inputs: MemoryInputs, tokens: number, rows: number): void {
+  const need = (of: MemoryInputs): number =>
+    cacheBytes(of, tokens) + workspaceBytes(of, tokens, rows);
+  const { free, kv } = inputs;
+  if (cacheBytes(inputs, tokens) < NEGLIGIBLE * free) return;
+  const wanted = need(inputs);
+  if (wanted <= free) return;
+  const fp8 = !kv.quantised && kv.headDim % FP8_HEAD === 0 ? need(asFp8(inputs)) : Infinity;
+  const gib = (bytes: number): string => `${(bytes / 2 ** 30).toFixed(2)} GiB`;
+  throw new MInferenceError(
+    "OUT_OF_MEMORY",
+    `${tokens} tokens take ${gib(wanted)} beside the weights, ${gib(free)} are free` +
+      (fp8 <= free ? `; with an fp8 KV cache they take ${gib(fp8)}, which fits` : ""),
+    { details: { tokens, wanted, available: free, fitsAsFp8: fp8 <= free } },
+  );
 }

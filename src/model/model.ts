@@ -14,8 +14,8 @@ import type { ModelConfig } from "./config.ts";
 import { Decoder } from "./decoder.ts";
 import { type GenerateOptions, Generation, type GenerationStats } from "./generation.ts";
 import type { TokenChunk } from "./generation.ts";
-import { KvCache, type KvShape } from "./kv_cache.ts";
-import { type MemoryPlan, planMemory } from "./memory.ts";
+import { KvCache, type KvDType, type KvShape, kvShape } from "./kv_cache.ts";
+import { type MemoryInputs, type MemoryPlan, planMemory } from "./memory.ts";
 import { deviceDtype, loadParameters, type ModelParameters } from "./parameters.ts";
 import { choosePatterns, type PatternChoice } from "./pattern_choice.ts";
 import type { OnProgress } from "./progress.ts";
@@ -26,8 +26,12 @@ import type { Tokenizer } from "./tokenizer.ts";
 export interface LoadOptions extends CallOptions {
   /** Device to load on. Default: one of its own, closed with the model. */
   device?: Device;
-  /** Element type of the KV cache. Default bf16 where the device computes in bf16, else f16. */
-  kvDtype?: FloatDType;
+  /**
+   * How the KV cache is stored. Default bf16 where the device computes in bf16, else f16. `fp8` takes half of
+   * that: e4m3 with a scale per head and 128 tokens; a prompt's own attention is computed before its keys
+   * and values are quantised.
+   */
+  kvDtype?: KvDType;
   /**
    * Arithmetic of the linear layers. `bf16` (the default) allows operands rounded to bf16, or 8-bit blocks
    * for q8_0 weights, where that is faster; sums are f32 either way.
@@ -45,6 +49,8 @@ export interface LoadOptions extends CallOptions {
 export interface SessionOptions {
   /** Most tokens it may hold. Default the model's. */
   contextLength?: number;
+  /** How its KV cache is stored. Default the model's. */
+  kvDtype?: KvDType;
   /** Sparse patterns. Default the model's. */
   patterns?: PatternChoice;
 }
@@ -119,7 +125,7 @@ export class Model implements AsyncDisposable {
   /** Opens a session. Sessions of a model take turns on its device. */
   async createSession(options: SessionOptions = {}): Promise<Session> {
     this.#check();
-    const { contextLength = this.#contextLength, patterns } = options;
+    const { contextLength = this.#contextLength, kvDtype, patterns } = options;
     if (!Number.isInteger(contextLength) || contextLength < 1) {
       throw new MInferenceError(
         "INVALID_ARGUMENT",
@@ -133,30 +139,46 @@ export class Model implements AsyncDisposable {
         { details: { contextLength, maxPositions: this.config.maxPositions } },
       );
     }
+    const kv = this.#kvShape(kvDtype);
+    const chosen = patterns === undefined
+      ? this.patterns
+      : await choosePatterns(patterns, this.checkpoint);
     return new Session({
       decoder: this.#decoder,
       tokenizer: this.tokenizer,
-      cache: new KvCache(this.device, this.#kv),
-      patterns: patterns === undefined
-        ? this.patterns
-        : await choosePatterns(patterns, this.checkpoint),
+      cache: new KvCache(this.device, kv),
+      patterns: chosen,
       contextLength,
+      memory: () => this.#memory(kv, chosen),
     });
   }
 
-  /** What a context of `tokens` would take, before taking it. */
-  planMemory(tokens: number): MemoryPlan {
+  #kvShape(dtype?: KvDType): KvShape {
+    return dtype === undefined ? this.#kv : kvShape(this.#kv, dtype, usualKvDtype(this.device));
+  }
+
+  /**
+   * What a context of `tokens` would take, before taking it.
+   *
+   * @param tokens Tokens of the context.
+   * @param options `kvDtype` as of {@linkcode SessionOptions}.
+   */
+  planMemory(tokens: number, options: { kvDtype?: KvDType } = {}): MemoryPlan {
     this.#check();
-    return planMemory({
+    return planMemory(this.#memory(this.#kvShape(options.kvDtype), this.patterns), tokens);
+  }
+
+  #memory(kv: KvShape, patterns: MemoryInputs["patterns"]): MemoryInputs {
+    return {
       device: this.device,
       config: this.config,
-      kv: this.#kv,
-      patterns: this.patterns,
+      kv,
+      patterns,
       precision: this.#decoder.precision,
       weightDtype: (name) => deviceDtype(this.device, this.checkpoint.tensors.get(name)!),
       weights: this.#parameters.byteLength,
       free: this.device.info().freeMemory,
-    }, tokens);
+    };
   }
 
   /** One-shot generation in a session of its own. */
@@ -204,6 +226,11 @@ export class Model implements AsyncDisposable {
   }
 }
 
+/** The element type of 16 bits that attention on this device is fastest in. */
+function usualKvDtype(device: Device): FloatDType {
+  return device.kind === "cuda" || device.info().path === "avx512_bf16" ? "bf16" : "f16";
+}
+
 /**
  * Loads a model.
  *
@@ -237,15 +264,10 @@ export async function loadModel(source: string | URL, options: LoadOptions = {})
   const ownsDevice = options.device === undefined;
   try {
     const parameters = await loadParameters(device, checkpoint, options);
-    const bf16 = device.kind === "cuda" || device.info().path === "avx512_bf16";
+    const usual = usualKvDtype(device);
     return new Model(device, checkpoint, tokenizer, patterns, {
       parameters,
-      kv: {
-        layers: config.layers,
-        kvHeads: config.kvHeads,
-        headDim: config.headDim,
-        dtype: options.kvDtype ?? (bf16 ? "bf16" : "f16"),
-      },
+      kv: kvShape(config, options.kvDtype ?? usual, usual),
       precision: options.precision ?? "bf16",
       contextLength,
       ownsDevice,

@@ -21,6 +21,7 @@ import {
   type TokenChunk,
 } from "./generation.ts";
 import type { KvCache } from "./kv_cache.ts";
+import { type MemoryInputs, refuseTooLarge } from "./memory.ts";
 import { type OnProgress, Reporter } from "./progress.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
@@ -76,6 +77,8 @@ export interface SessionParts {
   readonly patterns: readonly (readonly HeadPattern[])[] | null;
   /** Most tokens it may hold. */
   readonly contextLength: number;
+  /** What its memory depends on, now. */
+  readonly memory: () => MemoryInputs;
 }
 
 const caches = new WeakMap<Session, KvCache>();
@@ -163,8 +166,8 @@ export class Session implements AsyncDisposable {
    * Reads a prompt without generating.
    *
    * @param prompt Text (a begin-of-text token is added at position 0 where the model has one) or token ids.
-   * @throws {MInferenceError} `CONTEXT_OVERFLOW` with the numbers; `signal.reason` on abort. The session
-   * then holds what it held (with `replace`: the shared prefix).
+   * @throws {MInferenceError} `CONTEXT_OVERFLOW` or `OUT_OF_MEMORY` with the numbers, before anything is
+   * computed; `signal.reason` on abort. The session then holds what it held (with `replace`: the shared prefix).
    */
   async prefill(
     prompt: string | Uint32Array,
@@ -182,18 +185,24 @@ export class Session implements AsyncDisposable {
       this.#checkTokens(added, kept);
       this.#tokens = this.#tokens.slice(0, kept);
       for (const id of added) this.#tokens.push(id);
+      this.#forget(kept);
       // With nothing new, the last token is run again: its logits are wanted.
-      this.#computed = Math.min(this.#computed, kept, this.length - 1);
+      this.#computed = Math.min(this.#computed, this.length - 1);
       const cachedTokens = Math.min(kept, this.#computed);
       try {
         return { ...await this.#advance(options), cachedTokens };
       } catch (error) {
         // Keys and values of the kept prefix were not touched; its logits may have been.
         this.#tokens = before.slice(0, kept);
-        this.#computed = Math.max(0, Math.min(this.#computed, kept - 1));
+        this.#computed = this.#cache.resumeAt(Math.max(0, Math.min(this.#computed, kept - 1)));
         throw error;
       }
     });
+  }
+
+  /** Drops keys and values of the tokens from `length` on. */
+  #forget(length: number): void {
+    if (length < this.#computed) this.#computed = this.#cache.resumeAt(length);
   }
 
   /** Runs the tokens that are not in the cache yet, with the device to itself. */
@@ -204,7 +213,7 @@ export class Session implements AsyncDisposable {
     const guard = resolveGuard(options.guard ?? true);
     const { measureMass, reviseEstimate } = options;
     const start = performance.now();
-    this.#cache.reserve(this.length, this.#computed);
+    this.#makeRoom(tokens.length);
     const report = new Reporter("prefill", tokens.length, options.onProgress);
     const bytes = statsBytes(config.heads);
     using stats = device.tensor([config.layers * bytes], { dtype: "u8" });
@@ -229,6 +238,17 @@ export class Session implements AsyncDisposable {
       heads: perLayer,
       timings: device.timings(),
     };
+  }
+
+  /** Room for the tokens held, `rows` of them to be run; refused before anything is taken if it is not there. */
+  #makeRoom(rows: number): void {
+    const { decoder, memory } = this.#parts;
+    if (this.length > this.#cache.capacity) {
+      const inputs = memory();
+      const free = inputs.free + this.#cache.byteLength + decoder.workspaceBytes;
+      refuseTooLarge({ ...inputs, free }, this.length, rows);
+    }
+    this.#cache.reserve(this.length, this.#computed);
   }
 
   /** Logits after the last token held, f32 [vocabulary]. */
@@ -353,6 +373,7 @@ export class Session implements AsyncDisposable {
     }
     if (length === this.length) return;
     this.#tokens.length = length;
+    this.#forget(length);
     // The logits of the last kept token are gone: it runs again when they are wanted.
     this.#computed = Math.max(0, Math.min(this.#computed, length - 1));
   }

@@ -6,10 +6,10 @@
 import { Struct } from "./structs.ts";
 
 /** `MI_ABI_VERSION`. */
-export const ABI_VERSION = 2;
+export const ABI_VERSION = 3;
 
 /** `MI_OP_COUNT`. */
-export const OP_COUNT = 12;
+export const OP_COUNT = 14;
 
 /** Names of `mi_op`, by number. */
 export const OP_NAMES = [
@@ -25,6 +25,8 @@ export const OP_NAMES = [
   "attention",
   "estimate",
   "index",
+  "quantise",
+  "dequantise",
 ] as const;
 
 /** `mi_pattern_kind`. */
@@ -155,9 +157,12 @@ export const attention = new Struct("mi_attention_params", {
   out: "view",
   lse: "ref",
   list: "ref",
+  k_scales: "ref",
+  v_scales: "ref",
   workspace: "ref",
   list_bytes: "u64",
   workspace_bytes: "u64",
+  scale_stride: "i64",
   q_heads: "i32",
   kv_heads: "i32",
   head_dim: "i32",
@@ -242,3 +247,27 @@ export const index = new Struct("mi_index_params", {
   guard_min: "f32",
   reserved: "i32",
 }, 11);
+
+/** `mi_quantise_params`. */
+export const quantise = new Struct("mi_quantise_params", {
+  src: "view",
+  dst: "view",
+  scales: "ref",
+  scale_stride: "i64",
+  position: "i32",
+  rows: "i32",
+  heads: "i32",
+  dim: "i32",
+}, 12);
+
+/** `mi_dequantise_params`. */
+export const dequantise = new Struct("mi_dequantise_params", {
+  src: "view",
+  dst: "view",
+  scales: "ref",
+  scale_stride: "i64",
+  rows: "i32",
+  heads: "i32",
+  dim: "i32",
+  reserved: "i32",
+}, 13);

@@ -32,6 +32,12 @@ const suites: Record<string, () => Promise<void>> = {
   "attention, the portable kernel": () => runSuite([ATTENTION], { MINFERENCE_SM80: "1" }),
   "index and guard": () =>
     runSuite(["tests/attention/index_test.ts", "tests/attention/guard_test.ts"], {}),
+  "KV caches": () =>
+    runSuite([
+      "tests/model/kv_quantise_test.ts",
+      "tests/model/kv_cache_test.ts",
+      "tests/model/memory_test.ts",
+    ], {}),
   "device and every model architecture": () =>
     runSuite(["tests/device", "tests/model/architectures_test.ts"], {}),
 };

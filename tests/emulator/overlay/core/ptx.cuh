@@ -91,6 +91,14 @@ inline float exp2_approx(float x) {
   return y < 1.17549435e-38f ? 0.0f : y;  // results that are not normal are flushed
 }
 
+inline uint32_t mul_bf16x2(uint32_t a, uint32_t b) {
+  const auto product = [&](int shift) {
+    const float x = to_float<__nv_bfloat16>(uint16_t(a >> shift)), y = to_float<__nv_bfloat16>(uint16_t(b >> shift));
+    return uint32_t(emu::bits_as<uint16_t>(__float2bfloat16_rn(x * y))) << shift;
+  };
+  return product(0) | product(16);
+}
+
 template <class T>
 T from_float(float x);
 template <>

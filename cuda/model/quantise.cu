@@ -58,8 +58,8 @@ struct Quantise {
   const uint32_t* cancel;  // may be null
 };
 
-// Grid: [blocks of 128 rows that are written to, heads].
-__global__ void __launch_bounds__(kThreads) quantise_kernel(const __grid_constant__ Quantise q) {
+// Grid: [blocks of 128 rows that are written to, heads]. Left alone, the compiler aims at 32 registers and spills.
+__global__ void __launch_bounds__(kThreads, 4) quantise_kernel(const __grid_constant__ Quantise q) {
   __shared__ uint32_t cancelled, largest_of[kThreads / 32];
   // What a cancelled operation left behind must not reach the scale of rows that stay; either a whole block is written
   // or none of it.

@@ -77,6 +77,22 @@ Deno.test("inspect needs no library, and its plan grows with the context", async
   assert.match(human.stdout, /^ +4,096 .* fits$/m);
 });
 
+Deno.test("inspect plans an fp8 cache at half the memory; other types are wrong usage", async () => {
+  const plan = ["inspect", "needle-27m", "--context", "8k", "--json"];
+  const [stored, fp8, odd] = await Promise.all([
+    minference(plan),
+    minference([...plan, "--kv", "fp8"]),
+    minference([...plan, "--kv", "int8"]),
+  ]);
+  const [{ kvCache: whole }, { kvCache: half, fitsAsFp8 }] = [stored, fp8].map(({ stdout }) =>
+    JSON.parse(stdout).plans[0]
+  );
+  assert.ok(half > 0.5 * whole && half < 0.51 * whole, `${half} of ${whole}`);
+  assert.equal(fitsAsFp8, true);
+  assert.equal(odd.code, 2);
+  assert.match(odd.stderr, /--kv is one of f32, f16, bf16, fp8; got "int8"/);
+});
+
 Deno.test("doctor finds everything here, and tells what to do where something is missing", async () => {
   const [well, ill] = await Promise.all([
     minference(["doctor", "--json"]),

@@ -23,6 +23,7 @@ struct OpenDevice {
   uint64_t allocated = 0, peak = 0;
   // Declared after `device`: buffers still in the table must be released while it lives.
   Handles<Buffer> buffers;
+  Handles<PendingRead> reads;
 };
 
 // Process-wide, because handles cross threads and modules. Leaked on purpose: exit order is then harmless.
@@ -79,6 +80,17 @@ struct GivenWorkspace {
   template <class Args>
   static auto get(const Args& a, int) -> decltype(a.workspace_bytes) { return a.workspace_bytes; }
 };
+
+// Checks the workspace, too.
+mi_status prepare_to_run(OpenDevice& d, const mi_header* params, Operation* operation, mi_error* error) {
+  const mi_status status = prepare(d, params, false, operation, error);
+  if (status != MI_OK) return status;
+  const uint64_t given = std::visit(GivenWorkspace{}, operation->args);
+  const uint64_t needed = d.device->workspace(*operation);
+  if (given >= needed) return MI_OK;
+  return fail(error, MI_SHAPE, "operation %u needs %llu bytes of workspace, got %llu", params->op,
+              (unsigned long long)needed, (unsigned long long)given);
+}
 
 int32_t bad_status(const mi_error* error, mi_status fallback) { return error && error->code ? error->code : fallback; }
 
@@ -208,6 +220,28 @@ int32_t mi_read(uint64_t handle, uint64_t buffer, uint64_t offset, void* data, u
   });
 }
 
+int32_t mi_read_start(uint64_t handle, uint64_t buffer, uint64_t offset, uint64_t bytes, uint64_t* read, mi_error* error) {
+  return with_device(handle, error, [&](OpenDevice& d) -> int32_t {
+    if (!read || bytes == 0 || bytes > MI_QUEUED_READ)
+      return fail(error, MI_INVALID_ARGUMENT, "a queued read takes 1 to %d bytes, got %llu", MI_QUEUED_READ,
+                  (unsigned long long)bytes);
+    const auto b = range(d, buffer, offset, bytes, error);
+    if (!b) return bad_status(error, MI_SHAPE);
+    std::shared_ptr<PendingRead> pending;
+    const mi_status status = d.device->start_read(at(b, offset), bytes, b, &pending, error);
+    if (status == MI_OK) *read = d.reads.insert(std::move(pending));
+    return status;
+  });
+}
+
+int32_t mi_read_finish(uint64_t handle, uint64_t read, void* data, mi_error* error) {
+  return with_device(handle, error, [&](OpenDevice& d) -> int32_t {
+    const std::shared_ptr<PendingRead> pending = d.reads.remove(read);
+    if (!pending) return fail(error, MI_BAD_HANDLE, "no such read on this device (finished?)");
+    return pending->finish(data, error);
+  });
+}
+
 int32_t mi_load(uint64_t handle, uint64_t buffer, uint64_t offset, const char* path, uint64_t file_offset, uint64_t bytes,
                 mi_error* error) {
   return with_device(handle, error, [&](OpenDevice& d) -> int32_t {
@@ -243,14 +277,27 @@ int32_t mi_plan(uint64_t handle, const mi_header* params, uint64_t* out, mi_erro
 int32_t mi_submit(uint64_t handle, const mi_header* params, mi_error* error) {
   return with_device(handle, error, [&](OpenDevice& d) -> int32_t {
     auto operation = std::make_unique<Operation>();
-    const mi_status status = prepare(d, params, false, operation.get(), error);
-    if (status != MI_OK) return status;
-    const uint64_t given = std::visit(GivenWorkspace{}, operation->args);
-    const uint64_t needed = d.device->workspace(*operation);
-    if (given < needed)
-      return fail(error, MI_SHAPE, "operation %u needs %llu bytes of workspace, got %llu", params->op,
-                  (unsigned long long)needed, (unsigned long long)given);
-    return d.device->submit(std::move(operation), error);
+    const mi_status status = prepare_to_run(d, params, operation.get(), error);
+    return status == MI_OK ? d.device->submit(std::move(operation), error) : status;
+  });
+}
+
+int32_t mi_submit_batch(uint64_t handle, const void* params, uint64_t bytes, mi_error* error) {
+  return with_device(handle, error, [&](OpenDevice& d) -> int32_t {
+    Batch batch;
+    const char* next = static_cast<const char*>(params);
+    for (uint64_t left = bytes; left > 0;) {
+      const mi_header* header = reinterpret_cast<const mi_header*>(next);
+      if (left < sizeof *header || header->size < sizeof *header || header->size > left || header->size % 8 != 0)
+        return fail(error, MI_INVALID_ARGUMENT, "operation %zu of a batch does not fit the %llu bytes left", batch.size(),
+                    (unsigned long long)left);
+      batch.push_back(std::make_unique<Operation>());
+      const mi_status status = prepare_to_run(d, header, batch.back().get(), error);
+      if (status != MI_OK) return status;
+      next += header->size;
+      left -= header->size;
+    }
+    return batch.empty() ? MI_OK : d.device->submit_batch(std::move(batch), error);
   });
 }
 
@@ -275,6 +322,13 @@ int32_t mi_progress(uint64_t handle, uint64_t* out, mi_error* error) {
 int32_t mi_timings(uint64_t handle, uint64_t* out, mi_error* error) {
   return with_device(handle, error, [&](OpenDevice& d) -> int32_t {
     d.device->timings(out);
+    return MI_OK;
+  });
+}
+
+int32_t mi_profile(uint64_t handle, int32_t on, mi_error* error) {
+  return with_device(handle, error, [&](OpenDevice& d) -> int32_t {
+    d.device->profile(on != 0);
     return MI_OK;
   });
 }

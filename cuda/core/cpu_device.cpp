@@ -129,6 +129,18 @@ class CpuDevice final : public Device {
   mi_status read(void* dst, const void* src, uint64_t bytes, mi_error* error) override {
     return write(dst, src, bytes, error);
   }
+  mi_status start_read(const void* src, uint64_t bytes, std::shared_ptr<Buffer> keep,
+                       std::shared_ptr<PendingRead>* read, mi_error*) override {
+    auto pending = std::make_shared<QueuedRead>(*this, bytes);
+    push({[=, keep = std::move(keep)] {
+            std::memcpy(pending->bytes.data(), src, bytes);
+            std::lock_guard<std::mutex> lock(mutex_);
+            pending->finished = true;
+          },
+          0, true});
+    *read = std::move(pending);
+    return MI_OK;
+  }
   mi_status load(void* dst, const char* path, uint64_t file_offset, uint64_t bytes, mi_error* error) override {
     return transfer([=] { return read_file(dst, path, file_offset, bytes, error); }, error);
   }
@@ -141,6 +153,10 @@ class CpuDevice final : public Device {
   mi_status submit(std::unique_ptr<Operation> operation, mi_error*) override {
     const int op = operation->op;
     push({[this, operation = std::shared_ptr<Operation>(std::move(operation))] { run(pool_, *operation); }, op, false});
+    return MI_OK;
+  }
+  mi_status submit_batch(Batch batch, mi_error* error) override {
+    for (std::unique_ptr<Operation>& operation : batch) submit(std::move(operation), error);
     return MI_OK;
   }
   uint64_t workspace(const Operation& operation) override { return std::visit(WorkspaceOf{pool_}, operation.args); }
@@ -177,6 +193,10 @@ class CpuDevice final : public Device {
       nanoseconds_[i] = 0;
     }
   }
+  void profile(bool on) override {
+    std::lock_guard<std::mutex> lock(mutex_);
+    profile_ = on;
+  }
 
  private:
   struct Task {
@@ -193,6 +213,20 @@ class CpuDevice final : public Device {
     }
     wake_.notify_one();
   }
+
+  struct QueuedRead final : PendingRead {
+    QueuedRead(CpuDevice& device, uint64_t size) : device(device), bytes(size) {}
+    mi_status finish(void* dst, mi_error*) override {
+      std::unique_lock<std::mutex> lock(device.mutex_);
+      device.idle_.wait(lock, [&] { return finished; });
+      std::memcpy(dst, bytes.data(), bytes.size());
+      return MI_OK;
+    }
+
+    CpuDevice& device;
+    std::vector<char> bytes;
+    bool finished = false;
+  };
 
   template <class Body>
   mi_status transfer(Body body, mi_error*) {
@@ -262,8 +296,8 @@ class CpuDevice final : public Device {
   }
 
   cpu::Pool pool_;
-  const bool profile_;
-  std::mutex mutex_;
+  std::mutex mutex_;  // guards what follows
+  bool profile_;
   std::condition_variable wake_, idle_;
   std::deque<Task> queue_;
   uint64_t submitted_ = 0, completed_ = 0;

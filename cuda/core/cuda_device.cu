@@ -3,6 +3,7 @@
 #include <cuda.h>
 
 #include <cstdio>
+#include <cstring>
 #include <new>
 
 #include "status.h"
@@ -210,6 +211,11 @@ mi_status CudaDevice::write(void* dst, const void* src, uint64_t bytes, mi_error
 }
 
 mi_status CudaDevice::read(void* dst, const void* src, uint64_t bytes, mi_error* error) {
+  if (bytes <= MI_QUEUED_READ) {
+    std::shared_ptr<PendingRead> pending;
+    const mi_status status = start_read(src, bytes, nullptr, &pending, error);  // the caller holds the buffer
+    return status == MI_OK ? pending->finish(dst, error) : status;
+  }
   return transfer(
       [=](mi_error* e) {
         cudaError_t code = cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToHost, stream_);
@@ -217,6 +223,61 @@ mi_status CudaDevice::read(void* dst, const void* src, uint64_t bytes, mi_error*
         return code == cudaSuccess ? MI_OK : cuda_failure(code, "read", e);
       },
       error);
+}
+
+struct CudaDevice::QueuedRead final : PendingRead {
+  QueuedRead(CudaDevice& owner, uint64_t size) : device(owner), bytes(size) {}
+  ~QueuedRead() override {
+    if (slot.host) device.read_slots_.give(slot);
+  }
+  mi_status finish(void* dst, mi_error* error) override { return device.finish_read(*this, dst, error); }
+
+  CudaDevice& device;
+  const uint64_t bytes;
+  ReadSlot slot;
+  bool launched = false;  // this and the next guarded by the device's mutex
+  cudaError_t code = cudaSuccess;
+};
+
+mi_status CudaDevice::start_read(const void* src, uint64_t bytes, std::shared_ptr<Buffer> keep,
+                                 std::shared_ptr<PendingRead>* read, mi_error* error) {
+  CurrentDevice current(options_.index);
+  auto queued = std::make_shared<QueuedRead>(*this, bytes);
+  mi_status status = check(read_slots_.take(&queued->slot), "read", error);
+  if (status != MI_OK) return status;
+  const auto body = [this, src, queued, keep = std::move(keep)](mi_error* e) {
+    cudaError_t code = cudaMemcpyAsync(queued->slot.host, src, queued->bytes, cudaMemcpyDeviceToHost, stream_);
+    if (code == cudaSuccess) code = cudaEventRecord(queued->slot.arrived, stream_);
+    std::lock_guard<std::mutex> lock(mutex_);
+    queued->launched = true;
+    queued->code = code;
+    return check(code, "read", e);
+  };
+  status = push({body, 0, true}, error);
+  if (status == MI_OK) *read = std::move(queued);
+  return status;
+}
+
+// On the caller's thread: the executor goes on launching what follows.
+mi_status CudaDevice::finish_read(QueuedRead& read, void* dst, mi_error* error) {
+  CurrentDevice current(options_.index);
+  {
+    std::unique_lock<std::mutex> lock(mutex_);
+    idle_.wait(lock, [&] { return read.launched; });
+    if (lost_) return report_lost(error);
+  }
+  const cudaError_t code = read.code == cudaSuccess ? cudaEventSynchronize(read.slot.arrived) : read.code;
+  if (code == cudaSuccess) {
+    std::memcpy(dst, read.slot.host, read.bytes);
+    return MI_OK;
+  }
+  mi_error failure{};
+  const mi_status status = cuda_failure(code, "read", &failure);
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (is_sticky(code)) keep_failure(failure, *finished_ + 1, launched_);
+  if (lost_) return report_lost(error);
+  if (error) *error = failure;
+  return status;
 }
 
 mi_status CudaDevice::load(void* dst, const char* path, uint64_t file_offset, uint64_t bytes,
@@ -242,10 +303,34 @@ mi_status CudaDevice::submit(std::unique_ptr<Operation> operation, mi_error* err
   if (status != MI_OK) return status;
   const int op = operation->op;
   return push({[this, operation = std::shared_ptr<Operation>(std::move(operation))](mi_error* e) {
-                 return operations_.run(*operation, e);
+                 return operations_.run(launch_, *operation, e);
                },
                op, false},
               error);
+}
+
+mi_status CudaDevice::submit_batch(Batch batch, mi_error* error) {
+  for (const std::unique_ptr<Operation>& operation : batch) {
+    const mi_status status = operations_.accept(*operation, error);
+    if (status != MI_OK) return status;
+  }
+  const auto body = [this, shared = std::make_shared<const Batch>(std::move(batch))](mi_error* e) {
+    return profile_ ? run_timed(*shared, e) : batches_.run(launch_, operations_, *shared, e);
+  };
+  return push({body, kBatchOp, false}, error);
+}
+
+// One launch after the other: the operations of a graph cannot be timed apart.
+mi_status CudaDevice::run_timed(const Batch& batch, mi_error* error) {
+  for (size_t i = 0; i < batch.size();) {
+    const size_t count = operations_.together(batch, i);
+    timer_.start(batch[i]->op, stream_);
+    const mi_status status = operations_.run(launch_, batch, i, count, error);
+    timer_.stop(stream_);
+    if (status != MI_OK) return status;
+    i += count;
+  }
+  return MI_OK;
 }
 
 mi_status CudaDevice::push(Task task, mi_error* error) {
@@ -315,7 +400,7 @@ mi_status CudaDevice::launch(Task& task, uint64_t sequence, bool skip, mi_error*
   mi_status status = MI_OK;
   if (at_marker) status = check(cudaEventSynchronize(marker), "an operation", error);
   if (!skip && status == MI_OK) {
-    const bool timed = options_.profile != 0 && task.op != 0;
+    const bool timed = profile_ && task.op != 0 && task.op != kBatchOp;  // a batch times its own
     if (timed) timer_.start(task.op, stream_);
     status = task.body(error);
     if (timed) timer_.stop(stream_);

@@ -3,14 +3,17 @@
 #pragma once
 #include <cuda_runtime_api.h>
 
+#include <atomic>
 #include <condition_variable>
 #include <deque>
 #include <functional>
 #include <mutex>
 #include <thread>
 
+#include "cuda_batch.h"
 #include "cuda_loader.h"
 #include "cuda_ops.h"
+#include "cuda_read.h"
 #include "cuda_timer.h"
 #include "device.h"
 
@@ -27,25 +30,32 @@ class CudaDevice final : public Device {
   void release(void* data, uint64_t bytes) override;
   mi_status write(void* dst, const void* src, uint64_t bytes, mi_error* error) override;
   mi_status read(void* dst, const void* src, uint64_t bytes, mi_error* error) override;
+  mi_status start_read(const void* src, uint64_t bytes, std::shared_ptr<Buffer> keep,
+                       std::shared_ptr<PendingRead>* read, mi_error* error) override;
   mi_status load(void* dst, const char* path, uint64_t file_offset, uint64_t bytes, mi_error* error) override;
   mi_status copy(void* dst, const void* src, uint64_t bytes, std::vector<std::shared_ptr<Buffer>> keep,
                  mi_error* error) override;
   mi_status submit(std::unique_ptr<Operation> operation, mi_error* error) override;
+  mi_status submit_batch(Batch batch, mi_error* error) override;
   uint64_t workspace(const Operation& operation) override { return operations_.workspace(operation); }
   mi_status sync(mi_error* error) override;
   void cancel() override;
   void progress(uint64_t out[4]) override;
   void timings(uint64_t out[MI_OP_COUNT]) override;
+  void profile(bool on) override { profile_ = on; }
 
  private:
   using Body = std::function<mi_status(mi_error*)>;
   struct Task {
     Body body;
-    int op;         // mi_op, 0 for copies and transfers
+    int op;         // mi_op, 0 for copies and transfers, kBatchOp
     bool transfer;  // runs even when the work before it is cancelled: somebody waits for it
   };
 
   mi_status push(Task task, mi_error* error);
+  struct QueuedRead;
+  mi_status finish_read(QueuedRead& read, void* dst, mi_error* error);
+  mi_status run_timed(const Batch& batch, mi_error* error);
   mi_status transfer(const Body& body, mi_error* error);
   void execute();
   mi_status launch(Task& task, uint64_t sequence, bool skip, mi_error* error);
@@ -63,7 +73,10 @@ class CudaDevice final : public Device {
   char name_[128] = {};
   int major_ = 0, minor_ = 0;
   Loader loader_;
+  ReadSlots read_slots_;
+  BatchRunner batches_;  // the executor's
   Timer timer_;
+  std::atomic<bool> profile_{options_.profile != 0};
 
   volatile uint64_t* finished_ =
       nullptr;  // host memory: the GPU writes the number of each task it has finished

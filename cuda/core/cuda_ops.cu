@@ -87,6 +87,7 @@ const char* Operations::name(int op) const {
                                                       "copy",    "linear",    "silu_mul", "sample",
                                                       "convert", "attention", "estimate", "index",
                                                       "quantise", "dequantise"};
+  if (op == kBatchOp) return "a batch of operations";
   return op >= 0 && op < MI_OP_COUNT ? kNames[op] : "an operation";
 }
 
@@ -94,8 +95,26 @@ mi_status Operations::accept(const Operation& operation, mi_error* error) {
   return std::visit(Accept{launch_, error}, operation.args);
 }
 
-mi_status Operations::run(const Operation& operation, mi_error* error) {
-  return std::visit(Run{launch_, cublaslt_, error}, operation.args);
+mi_status Operations::run(const Launch& launch, const Operation& operation, mi_error* error) {
+  return std::visit(Run{launch, cublaslt_, error}, operation.args);
+}
+
+size_t Operations::together(const Batch& batch, size_t first) const {
+  const LinearArgs* group[kMostTogether];
+  int count = 0;
+  for (size_t i = first; i < batch.size() && count < kMostTogether; i++) {
+    const LinearArgs* const next = std::get_if<LinearArgs>(&batch[i]->args);
+    if (!next || !linear_joins(group, count, *next)) break;
+    group[count++] = next;
+  }
+  return count > 1 ? size_t(count) : 1;
+}
+
+mi_status Operations::run(const Launch& launch, const Batch& batch, size_t first, size_t count, mi_error* error) {
+  if (count == 1) return run(launch, *batch[first], error);
+  const LinearArgs* group[kMostTogether];
+  for (size_t i = 0; i < count; i++) group[i] = &std::get<LinearArgs>(batch[first + i]->args);
+  return linear_together(launch, group, int(count), error);
 }
 
 uint64_t Operations::workspace(const Operation& operation) const {

@@ -14,6 +14,10 @@ mi_status rms_norm(const Launch&, const RmsNormArgs&, mi_error*);
 mi_status rope(const Launch&, const RopeArgs&, mi_error*);
 mi_status copy(const Launch&, const CopyArgs&, mi_error*);
 mi_status linear(const Launch&, CublasLt&, const LinearArgs&, mi_error*);
+// Linear layers of the same few rows (q, k and v; gate and up) in one launch: does `next` join `group`?
+constexpr int kMostTogether = 3;
+bool linear_joins(const LinearArgs* const* group, int count, const LinearArgs& next);
+mi_status linear_together(const Launch&, const LinearArgs* const* group, int count, mi_error*);
 mi_status silu_mul(const Launch&, const SiluMulArgs&, mi_error*);
 mi_status sample(const Launch&, const SampleArgs&, mi_error*);
 mi_status convert(const Launch&, const ConvertArgs&, mi_error*);
@@ -32,14 +36,19 @@ uint64_t attention_workspace(const Launch&, const AttentionArgs&);
 uint64_t estimate_workspace(const Launch&, const EstimateArgs&);
 uint64_t index_workspace(const Launch&, const IndexArgs&);
 
+constexpr int kBatchOp = MI_OP_COUNT;  // stands for a batch where an mi_op is asked for
+
 // The table over mi_op: what one device can run.
 class Operations {
  public:
   explicit Operations(const Launch& launch) : launch_(launch) {}
-  const char* name(int op) const;
+  const char* name(int op) const;  // mi_op or kBatchOp
   // A valid request that this backend cannot serve is refused here, before it is queued.
   mi_status accept(const Operation& operation, mi_error* error);
-  mi_status run(const Operation& operation, mi_error* error);
+  mi_status run(const Launch& launch, const Operation& operation, mi_error* error);
+  // How many operations of a batch, from `first` on, one launch serves; and that launch.
+  size_t together(const Batch& batch, size_t first) const;
+  mi_status run(const Launch& launch, const Batch& batch, size_t first, size_t count, mi_error* error);
   uint64_t workspace(const Operation& operation) const;
 
  private:

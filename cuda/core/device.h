@@ -34,6 +34,15 @@ struct Operation {
   std::vector<std::shared_ptr<Buffer>> buffers;  // kept alive until the operation has run
 };
 
+using Batch = std::vector<std::unique_ptr<Operation>>;
+
+// A read in the queue.
+class PendingRead {
+ public:
+  virtual ~PendingRead() = default;
+  virtual mi_status finish(void* dst, mi_error* error) = 0;  // waits, then copies
+};
+
 // An in-order queue with its memory. Every function may be called from any thread.
 class Device {
  public:
@@ -48,11 +57,15 @@ class Device {
   // In queue order; return when the bytes have arrived.
   virtual mi_status write(void* dst, const void* src, uint64_t bytes, mi_error* error) = 0;
   virtual mi_status read(void* dst, const void* src, uint64_t bytes, mi_error* error) = 0;
+  // At most MI_QUEUED_READ bytes; `keep` holds their buffer.
+  virtual mi_status start_read(const void* src, uint64_t bytes, std::shared_ptr<Buffer> keep,
+                               std::shared_ptr<PendingRead>* read, mi_error* error) = 0;
   virtual mi_status load(void* dst, const char* path, uint64_t file_offset, uint64_t bytes, mi_error* error) = 0;
   // Queued; `keep` holds the two buffers.
   virtual mi_status copy(void* dst, const void* src, uint64_t bytes, std::vector<std::shared_ptr<Buffer>> keep,
                          mi_error* error) = 0;
   virtual mi_status submit(std::unique_ptr<Operation> operation, mi_error* error) = 0;
+  virtual mi_status submit_batch(Batch batch, mi_error* error) = 0;
   // Bytes of workspace; pointers in the arguments are null.
   virtual uint64_t workspace(const Operation& operation) = 0;
 
@@ -60,6 +73,7 @@ class Device {
   virtual void cancel() = 0;
   virtual void progress(uint64_t out[4]) = 0;
   virtual void timings(uint64_t out[MI_OP_COUNT]) = 0;
+  virtual void profile(bool on) = 0;
 };
 
 // Bytes the caller may still take under options.memory_limit are tracked by abi.cpp.

@@ -22,6 +22,7 @@ extern "C" {
 #define MI_ABI_VERSION 3u
 #define MI_BLOCK 64      // rows of a query block and keys of a key tile, on every backend
 #define MI_KV_BLOCK 128  // rows of a head that share a scale in a quantised cache
+#define MI_QUEUED_READ 4096  // most bytes of mi_read_start
 
 typedef enum mi_status {
   MI_OK = 0,
@@ -381,6 +382,12 @@ MI_API int32_t mi_write(uint64_t device, uint64_t buffer, uint64_t offset, const
                         mi_error* error);
 MI_API int32_t mi_read(uint64_t device, uint64_t buffer, uint64_t offset, void* data, uint64_t bytes,
                        mi_error* error);
+// A read of up to MI_QUEUED_READ bytes in two halves: mi_read_start takes its place in the queue and returns;
+// mi_read_finish waits for the bytes, writes as many as were asked for and ends `read`. Work queued between the two
+// does not wait for either.
+MI_API int32_t mi_read_start(uint64_t device, uint64_t buffer, uint64_t offset, uint64_t bytes, uint64_t* read,
+                             mi_error* error);
+MI_API int32_t mi_read_finish(uint64_t device, uint64_t read, void* data, mi_error* error);
 // Streams a range of a file into a buffer without a second host copy of it.
 MI_API int32_t mi_load(uint64_t device, uint64_t buffer, uint64_t offset, const char* path, uint64_t file_offset,
                        uint64_t bytes, mi_error* error);
@@ -391,14 +398,20 @@ MI_API int32_t mi_copy(uint64_t device, uint64_t dst, uint64_t dst_offset, uint6
 // Bytes an operation needs: out[0] workspace, out[1] work list (MI_OP_INDEX alone).
 MI_API int32_t mi_plan(uint64_t device, const mi_header* params, uint64_t* out, mi_error* error);
 MI_API int32_t mi_submit(uint64_t device, const mi_header* params, mi_error* error);
+// Operations one after the other, as mi_submit would queue them: `bytes` bytes of parameter structs without gaps. All
+// are checked before any is queued. A GPU runs them as one graph, which costs it less than so many launches: for steps
+// of many short operations, the same from step to step but for addresses and lengths.
+MI_API int32_t mi_submit_batch(uint64_t device, const void* params, uint64_t bytes, mi_error* error);
 // Waits for all queued work. MI_CANCELLED if mi_cancel dropped some of it; the device is usable again.
 MI_API int32_t mi_sync(uint64_t device, mi_error* error);
 // Drops queued work and stops the running operation at its next tile. Cheap, any thread.
 MI_API int32_t mi_cancel(uint64_t device, mi_error* error);
 // out[0] operations submitted, out[1] completed, out[2] and out[3] parts done and all of the running one.
 MI_API int32_t mi_progress(uint64_t device, uint64_t* out, mi_error* error);
-// Nanoseconds spent per mi_op since the last call: out[MI_OP_COUNT]. Device opened with profile = 1.
+// Nanoseconds spent per mi_op since the last call: out[MI_OP_COUNT]. Counted while profiling is on.
 MI_API int32_t mi_timings(uint64_t device, uint64_t* out, mi_error* error);
+// Turns profiling on (1) or off (0) for what runs from now on; it starts as mi_device_options said.
+MI_API int32_t mi_profile(uint64_t device, int32_t on, mi_error* error);
 
 #ifdef __cplusplus
 }

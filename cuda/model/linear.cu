@@ -54,12 +54,23 @@ __global__ void __launch_bounds__(32 * kFewWarps) few_rows_kernel(Operands o) {
   }
 }
 
+// Layers of one launch: blocks [first_block[i], first_block[i + 1]) compute layer i.
+struct Group {
+  Operands layers[kMostTogether];
+  unsigned first_block[kMostTogether];
+  int count;
+};
+
 // The same where x and w are aligned and of one 16-bit dtype: loads of several steps go out before any is
 // used, which is what reading at memory speed takes.
 template <int kRows>
-__global__ void __launch_bounds__(32 * kFewWarps) few_rows_wide_kernel(Operands o) {
+__global__ void __launch_bounds__(32 * kFewWarps) few_rows_wide_kernel(const __grid_constant__ Group group) {
   constexpr int kBatch = kRows == 1 ? 4 : 2;
-  const int feature = blockIdx.x * kFewWarps + threadIdx.x / 32, lane = threadIdx.x % 32;
+  int layer = group.count - 1;
+  while (blockIdx.x < group.first_block[layer]) layer--;
+  const Operands& o = group.layers[layer];
+  const int feature = int(blockIdx.x - group.first_block[layer]) * kFewWarps + threadIdx.x / 32;
+  const int lane = threadIdx.x % 32;
   if (feature >= o.out_features) return;
   const bool is_f16 = o.w.dtype == MI_F16;
   const uint4* w = reinterpret_cast<const uint4*>(o.w.row(0, feature));
@@ -175,7 +186,61 @@ mi_status through_cublaslt(const Launch& launch, CublasLt& cublaslt, const Linea
   return cublaslt.multiply(g, a.workspace, CublasLt::kWorkspaceBytes, launch.stream, error);
 }
 
+Operands operands_of(const LinearArgs& a) {
+  return {device_view(a.x, 1, a.rows, a.in_features),
+          device_view(a.w, 1, a.out_features, a.in_features),
+          device_view(a.y, 1, a.rows, a.out_features),
+          a.bias,
+          a.rows,
+          a.in_features,
+          a.out_features,
+          a.accumulate != 0};
+}
+
+// 16-byte loads of x and w, both of one 16-bit dtype.
+bool is_wide(const LinearArgs& a, const Operands& o) {
+  return o.x.wide && o.w.wide && a.x.dtype == a.w.dtype && a.w.dtype != MI_F32;
+}
+
+struct Range {
+  const char *begin, *end;
+  Range(const View& v, int64_t rows, int64_t dim)
+      : begin(static_cast<const char*>(v.data)), end(begin + bytes_of(v.dtype, (rows - 1) * v.row_stride + dim)) {}
+  bool overlaps(const Range& o) const { return begin < o.end && o.begin < end; }
+};
+
 }  // namespace
+
+bool linear_joins(const LinearArgs* const* group, int count, const LinearArgs& next) {
+  if (next.rows > kFewRows || !is_wide(next, operands_of(next))) return false;
+  if (count == 0) return true;
+  const LinearArgs& first = *group[0];
+  if (next.x.data != first.x.data || next.x.row_stride != first.x.row_stride || next.x.dtype != first.x.dtype ||
+      next.rows != first.rows || next.in_features != first.in_features)
+    return false;
+  // Layers of a launch run in any order: none may touch what another writes.
+  const Range x(next.x, next.rows, next.in_features), y(next.y, next.rows, next.out_features);
+  for (int i = 0; i < count; i++) {
+    const Range other(group[i]->y, next.rows, group[i]->out_features);
+    if (other.overlaps(x) || other.overlaps(y)) return false;
+  }
+  return true;
+}
+
+mi_status linear_together(const Launch& launch, const LinearArgs* const* layers, int count, mi_error* error) {
+  Group group{};
+  unsigned blocks = 0;
+  for (int i = 0; i < count; i++) {
+    group.layers[i] = operands_of(*layers[i]);
+    group.first_block[i] = blocks;
+    blocks += unsigned(ceil_div(layers[i]->out_features, kFewWarps));
+  }
+  group.count = count;
+  constexpr unsigned kThreads = 32 * kFewWarps;
+  if (layers[0]->rows == 1) few_rows_wide_kernel<1><<<blocks, kThreads, 0, launch.stream>>>(group);
+  else few_rows_wide_kernel<kFewRows><<<blocks, kThreads, 0, launch.stream>>>(group);
+  return check_launch("linear", error);
+}
 
 uint64_t linear_workspace(const Launch&, const LinearArgs& a) {
   if (!for_cublaslt(a)) return 0;
@@ -189,23 +254,13 @@ mi_status linear(const Launch& launch, CublasLt& cublaslt, const LinearArgs& a, 
     const mi_status status = through_cublaslt(launch, cublaslt, a, error);
     if (status != MI_UNSUPPORTED) return status;
   }
-  const Operands o{device_view(a.x, 1, a.rows, a.in_features),
-                   device_view(a.w, 1, a.out_features, a.in_features),
-                   device_view(a.y, 1, a.rows, a.out_features),
-                   a.bias,
-                   a.rows,
-                   a.in_features,
-                   a.out_features,
-                   a.accumulate != 0};
+  const Operands o = operands_of(a);
   if (a.rows <= kFewRows) {
+    const LinearArgs* const alone = &a;
+    if (is_wide(a, o)) return linear_together(launch, &alone, 1, error);
     const unsigned blocks = unsigned(ceil_div(a.out_features, kFewWarps)), threads = 32 * kFewWarps;
-    if (o.x.wide && o.w.wide && a.x.dtype == a.w.dtype && a.w.dtype != MI_F32) {
-      if (a.rows == 1) few_rows_wide_kernel<1><<<blocks, threads, 0, launch.stream>>>(o);
-      else few_rows_wide_kernel<kFewRows><<<blocks, threads, 0, launch.stream>>>(o);
-    } else {
-      if (a.rows == 1) few_rows_kernel<1><<<blocks, threads, 0, launch.stream>>>(o);
-      else few_rows_kernel<kFewRows><<<blocks, threads, 0, launch.stream>>>(o);
-    }
+    if (a.rows == 1) few_rows_kernel<1><<<blocks, threads, 0, launch.stream>>>(o);
+    else few_rows_kernel<kFewRows><<<blocks, threads, 0, launch.stream>>>(o);
   } else {
     const dim3 grid(unsigned(ceil_div(a.out_features, kTile)), unsigned(ceil_div(a.rows, kTile)));
     tiled_kernel<<<grid, kTileThreads, 0, launch.stream>>>(o);

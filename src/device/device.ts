@@ -87,6 +87,12 @@ export interface QueueProgress {
 
 const INFO_BYTES = 192;
 
+/** Operations that wait to be submitted together, and the buffers to free once they are. */
+interface Batch {
+  readonly params: Uint8Array<ArrayBuffer>[];
+  readonly freed: bigint[];
+}
+
 /**
  * A device: an in-order queue and its memory. Made by {@linkcode openDevice}.
  *
@@ -97,6 +103,8 @@ export class Device implements AsyncDisposable {
   readonly #native: Native;
   #handle: bigint;
   #tail: Promise<unknown> = Promise.resolve();
+  #batch: Batch | undefined;
+  #cancellations = 0;
   // Tensors that were dropped without disposal. Holds the handles only, never the tensors.
   readonly #finalizer: FinalizationRegistry<bigint>;
 
@@ -111,7 +119,7 @@ export class Device implements AsyncDisposable {
     this.#handle = handle;
     this.#finalizer = new FinalizationRegistry((buffer) => {
       if (environment("MINFERENCE_DEBUG")) console.error("minference: a tensor was not disposed");
-      if (this.#handle !== 0n) this.#native.mi_free(this.#handle, buffer, newError());
+      this.#free(buffer);
     });
   }
 
@@ -199,9 +207,39 @@ export class Device implements AsyncDisposable {
     return tensor;
   }
 
-  /** Queues an operation encoded by a struct of `native/params.ts`. */
+  /** Queues an operation encoded by a struct of `native/params.ts`, or adds it to the batch being made. */
   submit(params: Uint8Array<ArrayBuffer>): void {
+    if (this.#batch) {
+      this.#batch.params.push(params);
+      return;
+    }
     this.#call("submit", (device, error) => this.#native.mi_submit(device, params, error));
+  }
+
+  /**
+   * Queues what `body` submits in one go: a GPU runs it as one CUDA graph, which spares it the launch of each
+   * operation. For steps of many short operations. Nothing is queued if `body` throws or an operation is refused.
+   *
+   * @param body Submits operations, and does not wait.
+   */
+  batch(body: () => void): void {
+    const batch: Batch = { params: [], freed: [] };
+    this.#batch = batch;
+    try {
+      body();
+      const bytes = new Uint8Array(batch.params.reduce((sum, one) => sum + one.length, 0));
+      let at = 0;
+      for (const one of batch.params) {
+        bytes.set(one, at);
+        at += one.length;
+      }
+      this.#call("submit", (device, error) => {
+        return this.#native.mi_submit_batch(device, bytes, BigInt(bytes.length), error);
+      });
+    } finally {
+      this.#batch = undefined;
+      for (const buffer of batch.freed) this.#free(buffer);
+    }
   }
 
   /** Bytes that an operation needs beside its operands; only shapes and dtypes of `params` count. */
@@ -249,7 +287,13 @@ export class Device implements AsyncDisposable {
 
   /** Drops queued work and stops the running operation at its next tile. */
   cancel(): void {
+    this.#cancellations++;
     this.#call("cancel", (device, error) => this.#native.mi_cancel(device, error));
+  }
+
+  /** How often queued work was dropped: what was queued before a change of this cannot be counted on. */
+  get cancellations(): number {
+    return this.#cancellations;
   }
 
   /** Counters of the queue. */
@@ -260,7 +304,12 @@ export class Device implements AsyncDisposable {
     return { submitted: Number(out[0]), completed: Number(out[1]) };
   }
 
-  /** Milliseconds per operation since the last call, by name. Needs `profile: true`. */
+  /** Turns {@linkcode Device.timings} on or off for what runs from now on. */
+  profile(on: boolean): void {
+    this.#call("profile", (device, error) => this.#native.mi_profile(device, on ? 1 : 0, error));
+  }
+
+  /** Milliseconds per operation since the last call, by name. Needs profiling. */
   timings(): Record<string, number> {
     const out = new BigUint64Array(OP_COUNT);
     const bytes = new Uint8Array(out.buffer);
@@ -338,9 +387,36 @@ export class Device implements AsyncDisposable {
     );
   }
 
+  /**
+   * Reads a few bytes; the read has taken its place in the queue when this returns its promise, and what is queued
+   * behind it does not wait for the host.
+   *
+   * @param tensor Source.
+   * @param offset First byte.
+   * @param bytes Bytes, at most 4096 (`MI_QUEUED_READ`).
+   */
+  readQueued(tensor: Tensor, offset: number, bytes: number): Promise<Uint8Array<ArrayBuffer>> {
+    const read = new BigUint64Array(1);
+    this.#call("read", (device, error) => {
+      const [at, length] = [BigInt(offset), BigInt(bytes)];
+      const out = new Uint8Array(read.buffer);
+      return this.#native.mi_read_start(device, tensor.handle, at, length, out, error);
+    });
+    const data = new Uint8Array(bytes);
+    return this.#wait("read", (device, error) => {
+      return this.#native.mi_read_finish(device, read[0], data, error);
+    }).then(() => data);
+  }
+
   /** @ignore Used by {@linkcode Tensor.dispose}. */
   free(tensor: Tensor, buffer: bigint): void {
     this.#finalizer.unregister(tensor);
+    // Operations of a batch hold their buffers once it is queued.
+    if (this.#batch) this.#batch.freed.push(buffer);
+    else this.#free(buffer);
+  }
+
+  #free(buffer: bigint): void {
     // After the device is gone, so is its memory.
     if (this.#handle !== 0n) this.#native.mi_free(this.#handle, buffer, newError());
   }

@@ -155,12 +155,16 @@ export class Decoder implements Disposable {
   ): Promise<void> {
     const { device, config, parameters } = this;
     const rows = tokens.length;
+    await cache.ids.write(new Int32Array(tokens), position);
+    if (position === 0) cache.ropeLength = rows;
+    if (rows === 1 && !options.inspect) {
+      this.step(cache, position, logits);
+      options.onLayer?.(config.layers);
+      return;
+    }
     const all = options.logits === "all";
     const activations = this.#activations(rows);
-    const ids = this.#scratch.buffer("ids", rows * 4);
-    await device.writeBytes(ids.handle, 0, new Uint8Array(new Int32Array(tokens).buffer));
-    embed(device, ids.ref(), parameters.embedding, activations.hidden(), rows);
-    if (position === 0) cache.ropeLength = rows;
+    embed(device, cache.ids.ref(position), parameters.embedding, activations.hidden(), rows);
     const angles = parameters.rope(cache.ropeLength);
     const ahead = new Lookahead(device, options);
     for (let layer = 0; layer < config.layers; layer++) {
@@ -180,20 +184,42 @@ export class Decoder implements Disposable {
       const list = await this.#index(layer, shape, q, k, options);
       enqueueAttention(device, this.#scratch, shape, { q, ...operands, out: q, list });
       this.#feedForward(weights, activations, q, rows, first);
-      if (rows > 1) { // a single row is queued whole
-        await ahead.step();
-        options.onLayer?.(layer);
-      }
+      await ahead.step();
+      options.onLayer?.(layer);
     }
     this.#logits(activations, rows, all ? 0 : rows - 1, logits);
-    if (rows > 1) await ahead.finish();
+    await ahead.finish();
     options.onLayer?.(config.layers);
+  }
+
+  /**
+   * Queues the pass of one token whose id is in the cache, whether the host knows it yet or not, and returns.
+   *
+   * @param cache Cache with room for it.
+   * @param position Where the token stands: tokens before it.
+   * @param logits Receives f32 logits [vocabulary].
+   */
+  step(cache: KvCache, position: number, logits: Tensor): void {
+    const { device, config, parameters } = this;
+    const angles = parameters.rope(cache.ropeLength);
+    const activations = this.#activations(1);
+    const shape = attentionShape(config, 1, position + 1);
+    device.batch(() => {
+      embed(device, cache.ids.ref(position), parameters.embedding, activations.hidden(), 1);
+      parameters.layers.forEach((weights, layer) => {
+        const kv = cache.pass(layer, position, 1, this.#scratch);
+        const q = this.#project(weights, activations, 1, 0, kv, position, angles);
+        enqueueAttention(device, this.#scratch, shape, { q, ...kv.complete(), out: q });
+        this.#feedForward(weights, activations, q, 1, 0);
+      });
+      this.#logits(activations, 1, 0, logits);
+    });
   }
 
   /** Norm, q/k/v projections, rotary embedding; k and v go to `kv`. Returns q of rows from `first`. */
   #project(
     weights: LayerParameters,
-    { hidden, normed, q, kv: projected }: Activations,
+    { hidden, normed, q, k, v }: Activations,
     rows: number,
     first: number,
     kv: LayerPass,
@@ -213,34 +239,23 @@ export class Decoder implements Disposable {
         dim: config.hiddenSize,
         eps,
       });
-      const perHead = { rows: count, heads: kvHeads, dim: headDim };
-      this.#linear(normed(), weights.k, projected(), count);
-      if (weights.kNorm) {
-        rmsNorm(device, asHeads(projected()), weights.kNorm, asHeads(projected()), {
-          ...perHead,
-          eps,
-        });
-      }
-      rope(device, asHeads(projected()), angles.invFreq, kv.keys(row), {
-        ...turn,
-        rows: count,
-        heads: kvHeads,
-        position: at,
-      });
-      this.#linear(normed(), weights.v, projected(), count);
-      convertCopy(device, asHeads(projected()), kv.values(row), perHead);
       const skip = Math.max(0, first - row); // rows of this chunk whose q nobody needs
-      if (skip >= count) continue;
-      const target = asHeads(q(row + skip - first));
-      this.#linear(normed(skip), weights.q, target, count - skip);
+      const target = skip < count ? asHeads(q(row + skip - first)) : undefined;
       const queries = { rows: count - skip, heads, dim: headDim };
+      // One after the other: a GPU runs the three of a single row in one launch.
+      this.#linear(normed(), weights.k, k(), count);
+      this.#linear(normed(), weights.v, v(), count);
+      if (target) this.#linear(normed(skip), weights.q, target, queries.rows);
+      const perHead = { rows: count, heads: kvHeads, dim: headDim };
+      const keys = asHeads(k());
+      if (weights.kNorm) rmsNorm(device, keys, weights.kNorm, keys, { ...perHead, eps });
+      const kTurn = { ...turn, rows: count, heads: kvHeads, position: at };
+      rope(device, keys, angles.invFreq, kv.keys(row), kTurn);
+      convertCopy(device, asHeads(v()), kv.values(row), perHead);
+      if (!target) continue;
       if (weights.qNorm) rmsNorm(device, target, weights.qNorm, target, { ...queries, eps });
-      rope(device, target, angles.invFreq, target, {
-        ...turn,
-        rows: count - skip,
-        heads,
-        position: at + skip,
-      });
+      const qTurn = { ...turn, rows: queries.rows, heads, position: at + skip };
+      rope(device, target, angles.invFreq, target, qTurn);
     }
     return asHeads(q());
   }
@@ -327,26 +342,26 @@ export class Decoder implements Disposable {
   }
 
   /**
-   * Draws the next token.
+   * Queues the draw of the token after the first `length` of a cache, to its place among the cache's ids:
+   * its {@linkcode Decoder.step} can be queued before the host knows it.
    *
    * @param logits f32 [vocabulary].
-   * @param history Tokens the repetition penalty applies to.
+   * @param cache Whose tokens the repetition penalty applies to.
+   * @returns The token. The draw is queued already.
    */
-  async sample(logits: Tensor, options: SampleOptions, history: Uint32Array): Promise<number> {
+  async draw(
+    logits: Tensor,
+    options: SampleOptions,
+    cache: KvCache,
+    length: number,
+  ): Promise<number> {
     const { device, config } = this;
-    const token = this.#scratch.buffer("token", 4);
-    let past: Ref | undefined;
-    if (options.repetitionPenalty !== 1 && history.length > 0) {
-      const buffer = this.#scratch.buffer("history", history.length * 4);
-      const bytes = new Uint8Array(new Int32Array(history).buffer);
-      await device.writeBytes(buffer.handle, 0, bytes);
-      past = buffer.ref();
-    }
-    const length = past ? history.length : 0;
-    sample(device, logits.ref(), token.ref(), config.vocabSize, options, past, length);
-    const bytes = new Uint8Array(4);
-    await device.readBytes(token.handle, 0, bytes);
-    return new Int32Array(bytes.buffer)[0];
+    const { ids } = cache;
+    const past = options.repetitionPenalty === 1 ? 0 : length;
+    const [from, to] = [past > 0 ? ids.ref() : undefined, ids.ref(length)];
+    sample(device, logits.ref(), to, config.vocabSize, options, from, past);
+    const { buffer } = await device.readQueued(ids, length * 4, 4);
+    return new Int32Array(buffer)[0];
   }
 
   /** Frees the workspace. */

@@ -39,12 +39,13 @@ export function kvCapacity(tokens: number): number {
   return Math.ceil((tokens + Math.min(tokens >> 3, 4096)) / KV_BLOCK) * KV_BLOCK;
 }
 
-/** Bytes of keys and values of `tokens` tokens, whole blocks of them, with their scales. */
+/** Bytes of a cache of `tokens` tokens, whole blocks of them: keys, values, scales, ids. */
 export function kvBytes(shape: KvShape, tokens: number): number {
   const { layers, kvHeads, headDim, dtype, quantised } = shape;
   const heads = 2 * layers * kvHeads;
   const scales = quantised ? byteLength("f32", heads * tokens / KV_BLOCK) : 0;
-  return byteLength(quantised ? "e4m3" : dtype, heads * headDim * tokens) + scales;
+  const ids = byteLength("i32", tokens + 1);
+  return byteLength(quantised ? "e4m3" : dtype, heads * headDim * tokens) + scales + ids;
 }
 
 /** Bytes of the unquantised keys and values that a pass over a prompt holds of one layer beside a cache. */
@@ -109,9 +110,10 @@ function copyTokens(to: LayerMemory, from: LayerMemory, tokens: number): void {
   if (to.scales && from.scales) copy(to.scales, from.scales, Math.ceil(tokens / KV_BLOCK));
 }
 
-/** K and V of every layer. Grows on demand. */
+/** K and V of every layer, and the ids of the tokens. Grows on demand. */
 export class KvCache implements Disposable {
   #layers: LayerMemory[] = [];
+  #ids?: Tensor;
   /**
    * Tokens of the first prompt: fixes the frequencies of rotary embeddings that depend on the length
    * (dynamic, LongRoPE), since keys rotated otherwise could not be compared with later queries.
@@ -127,11 +129,24 @@ export class KvCache implements Disposable {
     return Math.min(...this.#layers.map(({ rows }) => rows.shape[1]));
   }
 
+  /**
+   * i32 [capacity + 1], the ids of the tokens: written by who adds tokens, before their keys. One more than
+   * the capacity: a token is drawn into its place before it is clear that its keys are wanted.
+   *
+   * @throws {MInferenceError} `INVALID_ARGUMENT` before room is made.
+   */
+  get ids(): Tensor {
+    if (!this.#ids) {
+      throw new MInferenceError("INVALID_ARGUMENT", "the cache has room for no token");
+    }
+    return this.#ids;
+  }
+
   /** Bytes held. */
   get byteLength(): number {
     return this.#layers.reduce(
       (sum, { rows, scales }) => sum + rows.byteLength + (scales?.byteLength ?? 0),
-      0,
+      this.#ids?.byteLength ?? 0,
     );
   }
 
@@ -146,6 +161,7 @@ export class KvCache implements Disposable {
     const capacity = kvCapacity(tokens);
     if (keep === 0) this[Symbol.dispose]();
     try {
+      this.#growIds(capacity + 1, keep);
       for (let layer = 0; layer < this.shape.layers; layer++) {
         const old = this.#layers[layer];
         if (old && old.rows.shape[1] >= capacity) continue; // grown before a failure
@@ -160,6 +176,17 @@ export class KvCache implements Disposable {
       if (keep === 0) this[Symbol.dispose]();
       throw error;
     }
+  }
+
+  #growIds(length: number, keep: number): void {
+    const old = this.#ids;
+    if (old && old.length >= length) return;
+    const grown = this.device.tensor([length], { dtype: "i32" });
+    if (old) {
+      this.device.copy(grown, 0, old, 0, keep * 4);
+      old.dispose();
+    }
+    this.#ids = grown;
   }
 
   #allocate(capacity: number): LayerMemory {
@@ -206,6 +233,7 @@ export class KvCache implements Disposable {
     copy.ropeLength = this.ropeLength;
     copy.reserve(tokens, 0);
     if (tokens > 0) {
+      this.device.copy(copy.ids, 0, this.ids, 0, tokens * 4);
       copy.#layers.forEach((to, layer) => copyTokens(to, this.#layers[layer], tokens));
     }
     return copy;
@@ -215,5 +243,7 @@ export class KvCache implements Disposable {
   [Symbol.dispose](): void {
     this.#layers.forEach(dispose);
     this.#layers = [];
+    this.#ids?.dispose();
+    this.#ids = undefined;
   }
 }

@@ -44,7 +44,7 @@ export function activationDtype({ kind }: { readonly kind: DeviceKind }): FloatD
 }
 
 /** Names of the activations. */
-export type Activation = "hidden" | "q" | "kv" | "normed" | "gate" | "up" | "update";
+export type Activation = "hidden" | "q" | "k" | "v" | "normed" | "gate" | "up" | "update";
 
 /** Rows and columns of the activations of a pass of `rows` tokens. */
 export function activationSizes(
@@ -57,7 +57,8 @@ export function activationSizes(
   return {
     hidden: [rows, hiddenSize],
     q: [rows, heads * headDim], // the attention's output takes its place
-    kv: [part, kvHeads * headDim],
+    k: [part, kvHeads * headDim],
+    v: [part, kvHeads * headDim],
     normed: [part, hiddenSize],
     gate: [part, intermediateSize],
     up: [part, intermediateSize],

@@ -7,7 +7,7 @@ import { type GuardOption, resolveGuard } from "../attention/guard.ts";
 import type { HeadPattern } from "../attention/patterns.ts";
 import type { ReviseEstimate } from "../attention/revise.ts";
 import { decodeStats, type HeadStats, statsBytes } from "../attention/stats.ts";
-import type { CallOptions } from "../device/device.ts";
+import type { CallOptions, Device } from "../device/device.ts";
 import type { SampleOptions } from "../device/ops.ts";
 import type { Tensor } from "../device/tensor.ts";
 import { MInferenceError } from "../native/errors.ts";
@@ -94,7 +94,9 @@ export class Session implements AsyncDisposable {
   readonly #cache: KvCache;
   readonly #logits: Tensor; // f32 [vocabulary], of the last computed token
   #tokens: number[] = [];
-  #computed = 0; // tokens whose keys and values are in the cache
+  #computed = 0; // tokens whose keys and values are in the cache, or queued to be
+  // The device's cancellations when the last pass was queued, if it may not have run yet.
+  #aheadSince: number | undefined;
   #disposed = false;
 
   /** @ignore Use {@linkcode Model.createSession}. */
@@ -122,6 +124,19 @@ export class Session implements AsyncDisposable {
 
   #check(): void {
     if (this.#disposed) throw new MInferenceError("DISPOSED", "the session was disposed");
+    // A pass that was queued ahead may have been dropped with the work of whoever cancelled.
+    const since = this.#aheadSince ?? this.#device.cancellations;
+    if (since !== this.#device.cancellations) this.#resume(this.length - 1);
+  }
+
+  get #device(): Device {
+    return this.#parts.decoder.device;
+  }
+
+  /** Nothing from token `first` on can be counted on any more: it runs again when its logits are wanted. */
+  #resume(first: number): void {
+    this.#computed = this.#cache.resumeAt(Math.max(0, Math.min(this.#computed, first)));
+    this.#aheadSince = undefined;
   }
 
   async #encode(
@@ -194,7 +209,7 @@ export class Session implements AsyncDisposable {
       } catch (error) {
         // Keys and values of the kept prefix were not touched; its logits may have been.
         this.#tokens = before.slice(0, kept);
-        this.#computed = this.#cache.resumeAt(Math.max(0, Math.min(this.#computed, kept - 1)));
+        this.#resume(kept - 1);
         throw error;
       }
     });
@@ -217,7 +232,7 @@ export class Session implements AsyncDisposable {
     const report = new Reporter("prefill", tokens.length, options.onProgress);
     const bytes = statsBytes(config.heads);
     using stats = device.tensor([config.layers * bytes], { dtype: "u8" });
-    stats.writeNow(new Uint8Array(stats.byteLength));
+    await stats.write(new Uint8Array(stats.byteLength));
     device.timings(); // from here on
     await decoder.forward(tokens, this.#cache, this.#computed, this.#logits, {
       signal: options.signal,
@@ -307,7 +322,8 @@ export class Session implements AsyncDisposable {
     let stopped = false;
     try {
       while (completionTokens < maxTokens && this.length < this.capacity) {
-        const token = await this.#draw(sampling, completionTokens, eos, signal);
+        const more = completionTokens + 1 < maxTokens && this.length + 1 < this.capacity;
+        const token = await this.#draw(sampling, completionTokens, eos, more, signal);
         if (completionTokens++ === 0) firstAt = performance.now();
         if (token === null) {
           finishReason = "stop";
@@ -339,20 +355,34 @@ export class Session implements AsyncDisposable {
     };
   }
 
-  /** Draws one token and holds it; null if it ends the text. */
+  /** Draws one token and holds it; null if it ends the text. With `more`, another one follows. */
   #draw(
     sampling: ResolvedSampling,
     step: number,
     eos: ReadonlySet<number>,
+    more: boolean,
     signal?: AbortSignal,
   ): Promise<number | null> {
     const { decoder } = this.#parts;
     return decoder.device.exclusive(async () => {
       await this.#decodeHeld(signal);
+      const { length } = this;
       const options = { ...sampling, step: BigInt(step) };
-      const token = await decoder.sample(this.#logits, options, this.tokens);
+      const drawn = decoder.draw(this.#logits, options, this.#cache, length);
+      drawn.catch(() => {}); // it is awaited below, unless its step is refused
+      // The token's pass is queued before the host knows the token, so that the device never waits for the
+      // host; one that ends the text was run in vain. A cache that must grow first has it run when wanted.
+      const ahead = more && length < this.#cache.capacity;
+      const since = this.#device.cancellations;
+      if (ahead) {
+        decoder.step(this.#cache, length, this.#logits);
+        this.#resume(length - 1); // until the token is known to stay
+      }
+      const token = await drawn;
+      this.#aheadSince = ahead ? since : undefined;
       if (eos.has(token)) return null;
       this.#tokens.push(token);
+      if (ahead) this.#computed = length + 1;
       return token;
     });
   }

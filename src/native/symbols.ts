@@ -94,6 +94,27 @@ export const symbols = {
     result: "i32",
     nonblocking: true,
   },
+  mi_read_start: {
+    parameters: [
+      "u64", // device
+      "u64", // buffer
+      "u64", // offset
+      "u64", // bytes
+      "buffer", // uint64_t* read
+      "buffer", // mi_error*
+    ],
+    result: "i32",
+  },
+  mi_read_finish: {
+    parameters: [
+      "u64", // device
+      "u64", // read
+      "buffer", // void* data
+      "buffer", // mi_error*
+    ],
+    result: "i32",
+    nonblocking: true,
+  },
   mi_load: {
     parameters: [
       "u64", // device
@@ -136,6 +157,15 @@ export const symbols = {
     ],
     result: "i32",
   },
+  mi_submit_batch: {
+    parameters: [
+      "u64", // device
+      "buffer", // const void* params
+      "u64", // bytes
+      "buffer", // mi_error*
+    ],
+    result: "i32",
+  },
   mi_sync: {
     parameters: [
       "u64", // device
@@ -163,6 +193,14 @@ export const symbols = {
     parameters: [
       "u64", // device
       "buffer", // uint64_t* out
+      "buffer", // mi_error*
+    ],
+    result: "i32",
+  },
+  mi_profile: {
+    parameters: [
+      "u64", // device
+      "i32", // on
       "buffer", // mi_error*
     ],
     result: "i32",

@@ -40,6 +40,7 @@ const suites: Record<string, () => Promise<void>> = {
     ], {}),
   "device and every model architecture": () =>
     runSuite(["tests/device", "tests/model/architectures_test.ts"], {}),
+  "generation": () => runSuite(["tests/model/generation_test.ts"], {}),
 };
 
 for (const [name, fn] of Object.entries(suites)) {

@@ -30,10 +30,14 @@ char* dynamic_shared();
 // Runs `kernel` in every thread of the grid, one grid at a time in the process. The dynamic shared memory holds NaNs at the start of each block.
 void launch(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& kernel);
 
+// True if the stream is being captured: `work` then is a node of its graph.
+bool captured(const void* stream, const std::function<void()>& work);
+
 // The same with the arguments of <<< >>>.
 template <class Kernel>
-void launch_on(dim3 grid, dim3 block, size_t shared_bytes, const void* /*stream*/, const Kernel& kernel) {
-  launch(grid, block, shared_bytes, kernel);
+void launch_on(dim3 grid, dim3 block, size_t shared_bytes, const void* stream, const Kernel& kernel) {
+  const auto work = [=] { launch(grid, block, shared_bytes, kernel); };
+  if (!captured(stream, work)) work();
 }
 
 // Ends the process, saying what and in which thread.

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <map>
 #include <mutex>
+#include <vector>
 
 #include "include/cuda.h"
 
@@ -54,7 +55,16 @@ cudaError_t release(void* p) {
 
 }  // namespace
 
-struct CUstream_st {};
+using Nodes = std::vector<std::function<void()>>;
+struct CUgraph_st {
+  Nodes nodes;
+};
+struct CUgraphExec_st {
+  Nodes nodes;
+};
+struct CUstream_st {
+  CUgraph_st* graph = nullptr;  // being captured
+};
 struct CUmemPoolHandle_st {};
 struct CUevent_st {
   Clock::time_point at;
@@ -118,6 +128,37 @@ CUresult cuTensorMapEncodeTiled(CUtensorMap* map, CUtensorMapDataType, cuuint32_
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) { return *stream = new CUstream_st, cudaSuccess; }
 cudaError_t cudaStreamDestroy(cudaStream_t stream) { return delete stream, cudaSuccess; }
+
+bool emu::captured(const void* stream, const std::function<void()>& work) {
+  CUgraph_st* const graph = stream ? static_cast<const CUstream_st*>(stream)->graph : nullptr;
+  if (graph) graph->nodes.push_back(work);
+  return graph != nullptr;
+}
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+  if (stream->graph) return cudaErrorInvalidValue;
+  return stream->graph = new CUgraph_st, cudaSuccess;
+}
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
+  *graph = stream->graph;
+  return stream->graph = nullptr, *graph ? cudaSuccess : cudaErrorInvalidValue;
+}
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) { return delete graph, cudaSuccess; }
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* runnable, cudaGraph_t graph, unsigned long long) {
+  return *runnable = new CUgraphExec_st{graph->nodes}, cudaSuccess;
+}
+cudaError_t cudaGraphExecUpdate(cudaGraphExec_t runnable, cudaGraph_t graph, cudaGraphExecUpdateResultInfo*) {
+  const Nodes &was = runnable->nodes, &is = graph->nodes;
+  bool same = was.size() == is.size();
+  for (size_t i = 0; same && i < is.size(); i++) same = was[i].target_type() == is[i].target_type();
+  if (!same) return cudaErrorGraphExecUpdateFailure;
+  return runnable->nodes = is, cudaSuccess;
+}
+cudaError_t cudaGraphLaunch(cudaGraphExec_t runnable, cudaStream_t) {
+  for (const auto& node : runnable->nodes) node();
+  return cudaSuccess;
+}
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t runnable) { return delete runnable, cudaSuccess; }
+
 cudaError_t cudaEventCreate(cudaEvent_t* event) { return *event = new CUevent_st{Clock::now()}, cudaSuccess; }
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) { return cudaEventCreate(event); }
 cudaError_t cudaEventDestroy(cudaEvent_t event) { return delete event, cudaSuccess; }

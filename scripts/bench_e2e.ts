@@ -7,7 +7,7 @@
 import { parseArgs } from "node:util";
 import { openDevice } from "../src/device/device.ts";
 import { randomParameters, SHAPES } from "./bench/e2e_model.ts";
-import { e2eMarkdown } from "./bench/e2e_report.ts";
+import { decodeSplit, e2eMarkdown } from "./bench/e2e_report.ts";
 import type { E2eResults } from "./bench/e2e_results.ts";
 import { copyRate, E2eModel } from "./bench/e2e_sections.ts";
 import { BUDGETS } from "./bench/gpu_inputs.ts";
@@ -131,8 +131,10 @@ async function measureOurs(run: Run, only: ReadonlySet<string>): Promise<void> {
     const decode = async (kv: "stored" | "fp8", field: "decode" | "decodeFp8"): Promise<string> => {
       const row = await model.decode(held, DECODE_STEPS, kv);
       results[field] = row;
-      const device = `device ${row.deviceMs.toFixed(2)} ms`;
-      return `${(1000 / row.ms).toFixed(1)} tokens/s, ${row.ms.toFixed(2)} ms, ${device}`;
+      const device = `device ${row.deviceMs.toFixed(2)} ms (${decodeSplit(row)})`;
+      const bound = row.bytes / (results.copyBytesPerSecond ?? NaN) * 1000;
+      const share = `${(100 * bound / row.ms).toFixed(0)}% of ${bound.toFixed(2)} ms`;
+      return `${(1000 / row.ms).toFixed(1)} tokens/s, ${row.ms.toFixed(2)} ms, ${share}, ${device}`;
     };
     await run.step(`decode at ${held}`, () => decode("stored", "decode"));
     await run.step(`decode at ${held}, fp8 cache`, () => decode("fp8", "decodeFp8"));

@@ -15,6 +15,18 @@ __device__ float warp_sum(float x) {
 
 constexpr int kNormWarps = 8;
 
+// Over the `team` warps of the thread's vector. All threads of the block call it.
+__device__ float team_sum(float x, float (&partial)[kNormWarps], int team) {
+  x = warp_sum(x);
+  if (team == 1) return x;
+  const int warp = threadIdx.x / 32;
+  if (threadIdx.x % 32 == 0) partial[warp] = x;
+  __syncthreads();
+  float sum = 0;
+  for (int w = 0; w < team; w++) sum += partial[warp / team * team + w];
+  return sum;
+}
+
 // `team` warps share a vector of dim elements; the block holds kNormWarps / team vectors.
 __global__ void __launch_bounds__(32 * kNormWarps)
     rms_norm_kernel(DeviceView x, DeviceView residual, DeviceView out, const float* __restrict__ weight,
@@ -41,13 +53,7 @@ __global__ void __launch_bounds__(32 * kNormWarps)
 #pragma unroll
     for (int j = 0; j < kLane; j++) sum += v[j] * v[j];
   }
-  sum = warp_sum(sum);
-  if (team > 1) {
-    if (threadIdx.x % 32 == 0) partial[warp] = sum;
-    __syncthreads();
-    sum = 0;
-    for (int w = 0; w < team; w++) sum += partial[warp / team * team + w];
-  }
+  sum = team_sum(sum, partial, team);
   if (!active) return;
   const float factor = rsqrtf(sum / float(dim) + eps);
   for (int i = first; i < dim; i += step) {
@@ -56,6 +62,46 @@ __global__ void __launch_bounds__(32 * kNormWarps)
 #pragma unroll
     for (int j = 0; j < kLane; j++)
       if (i + j < dim) v[j] *= factor * weight[i + j];
+    store_lane(out.row(head, row), i, dim, out.dtype, out.wide, v);
+  }
+}
+
+constexpr int kMostHeld = 4;
+
+// The same where x is aligned and a thread's kHeld lanes of a vector stay in registers: read once, all under way
+// together.
+template <int kHeld>
+__global__ void __launch_bounds__(32 * kNormWarps)
+    rms_norm_held_kernel(DeviceView x, DeviceView out, const float* __restrict__ weight, int64_t vectors, int rows,
+                         int dim, float eps, int team) {
+  __shared__ float partial[kNormWarps];
+  const int warp = threadIdx.x / 32;
+  const int64_t vector = int64_t(blockIdx.x) * (kNormWarps / team) + warp / team;
+  const bool active = vector < vectors;
+  const int64_t head = active ? vector / rows : 0, row = active ? vector % rows : 0;
+  const int first = (warp % team * 32 + threadIdx.x % 32) * kLane, step = team * 32 * kLane;
+  const char* const from = x.row(head, row);
+  RawLane held[kHeld];
+#pragma unroll
+  for (int h = 0; h < kHeld; h++)
+    held[h] = active && first + h * step < dim ? load_raw(from, first + h * step, x.dtype) : RawLane{};
+  float v[kLane], sum = 0;
+#pragma unroll
+  for (int h = 0; h < kHeld; h++) {
+    unpack(held[h], x.dtype, v);
+#pragma unroll
+    for (int j = 0; j < kLane; j++) sum += v[j] * v[j];
+  }
+  sum = team_sum(sum, partial, team);
+  if (!active) return;
+  const float factor = rsqrtf(sum / float(dim) + eps);
+#pragma unroll
+  for (int h = 0; h < kHeld; h++) {
+    const int i = first + h * step;
+    if (i >= dim) break;
+    unpack(held[h], x.dtype, v);
+#pragma unroll
+    for (int j = 0; j < kLane; j++) v[j] *= factor * weight[i + j];
     store_lane(out.row(head, row), i, dim, out.dtype, out.wide, v);
   }
 }
@@ -154,10 +200,18 @@ mi_status rms_norm(const Launch& launch, const RmsNormArgs& a, mi_error* error) 
   int team = 1;
   while (team < kNormWarps && team * 32 * kLane * 2 < a.dim) team *= 2;
   const int64_t vectors = int64_t(a.rows) * a.heads;
-  DeviceView residual = device_view(a.residual, a.heads, a.rows, a.dim);
-  rms_norm_kernel<<<unsigned(ceil_div(vectors, kNormWarps / team)), 32 * kNormWarps, 0, launch.stream>>>(
-      device_view(a.x, a.heads, a.rows, a.dim), residual, device_view(a.out, a.heads, a.rows, a.dim),
-      a.weight, vectors, a.rows, a.dim, a.eps, team);
+  const unsigned blocks = unsigned(ceil_div(vectors, kNormWarps / team)), threads = 32 * kNormWarps;
+  const DeviceView x = device_view(a.x, a.heads, a.rows, a.dim), out = device_view(a.out, a.heads, a.rows, a.dim);
+  const int64_t lanes = ceil_div(a.dim, int64_t(team) * 32 * kLane);  // of a thread
+  const auto held = [&](auto kernel) {
+    kernel<<<blocks, threads, 0, launch.stream>>>(x, out, a.weight, vectors, a.rows, a.dim, a.eps, team);
+  };
+  if (a.residual || !x.wide || lanes > kMostHeld)
+    rms_norm_kernel<<<blocks, threads, 0, launch.stream>>>(x, device_view(a.residual, a.heads, a.rows, a.dim), out,
+                                                           a.weight, vectors, a.rows, a.dim, a.eps, team);
+  else if (lanes == 1) held(rms_norm_held_kernel<1>);
+  else if (lanes == 2) held(rms_norm_held_kernel<2>);
+  else held(rms_norm_held_kernel<kMostHeld>);
   return check_launch("rms_norm", error);
 }
 

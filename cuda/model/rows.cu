@@ -9,10 +9,9 @@ namespace {
 
 constexpr int kThreads = 128;
 
-// Grid of kThreads-wide blocks over [lanes of a row, rows, heads], rows beyond the grid's limit by striding.
-dim3 lane_grid(int64_t dim, int64_t rows, int64_t heads = 1) {
-  return dim3(unsigned(ceil_div(ceil_div(dim, kLane), kThreads)), unsigned(min64(rows, 65535)),
-              unsigned(heads));
+// Grid of kThreads-wide blocks over [lanes of a row, rows], rows beyond the grid's limit by striding.
+dim3 lane_grid(int64_t dim, int64_t rows) {
+  return dim3(unsigned(ceil_div(ceil_div(dim, kLane), kThreads)), unsigned(min64(rows, 65535)));
 }
 
 __global__ void __launch_bounds__(kThreads)
@@ -27,13 +26,23 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+constexpr int kCopyRows = 4;  // of a thread: as many loads under way
+
+// Block: [lanes, rows], for a head's row may be shorter than a warp; grid: [rows, heads, lanes].
 __global__ void __launch_bounds__(kThreads) copy_kernel(DeviceView src, DeviceView dst, int rows, int dim) {
-  const int64_t at = (int64_t(blockIdx.x) * kThreads + threadIdx.x) * kLane;
+  const int64_t at = (int64_t(blockIdx.z) * blockDim.x + threadIdx.x) * kLane;
+  const int64_t first = int64_t(blockIdx.x) * blockDim.y * kCopyRows + threadIdx.y;
   if (at >= dim) return;
-  for (int row = blockIdx.y; row < rows; row += gridDim.y) {
-    float v[kLane];
-    load_lane(src.row(blockIdx.z, row), at, dim, src.dtype, src.wide, v);
-    store_lane(dst.row(blockIdx.z, row), at, dim, dst.dtype, dst.wide, v);
+  float v[kCopyRows][kLane];
+#pragma unroll
+  for (int i = 0; i < kCopyRows; i++) {
+    const int64_t row = first + i * blockDim.y;
+    if (row < rows) load_lane(src.row(blockIdx.y, row), at, dim, src.dtype, src.wide, v[i]);
+  }
+#pragma unroll
+  for (int i = 0; i < kCopyRows; i++) {
+    const int64_t row = first + i * blockDim.y;
+    if (row < rows) store_lane(dst.row(blockIdx.y, row), at, dim, dst.dtype, dst.wide, v[i]);
   }
 }
 
@@ -118,7 +127,12 @@ mi_status embed(const Launch& launch, const EmbedArgs& a, mi_error* error) {
 }
 
 mi_status copy(const Launch& launch, const CopyArgs& a, mi_error* error) {
-  copy_kernel<<<lane_grid(a.dim, a.rows, a.heads), kThreads, 0, launch.stream>>>(
+  const int64_t lanes = ceil_div(a.dim, kLane);
+  unsigned width = 1;  // lanes of a block
+  while (width < kThreads && width < lanes) width *= 2;
+  const dim3 block(width, kThreads / width);
+  const dim3 grid(unsigned(ceil_div(a.rows, block.y * kCopyRows)), unsigned(a.heads), unsigned(ceil_div(lanes, width)));
+  copy_kernel<<<grid, block, 0, launch.stream>>>(
       device_view(a.src, a.heads, a.rows, a.dim), device_view(a.dst, a.heads, a.rows, a.dim), a.rows, a.dim);
   return check_launch("copy", error);
 }

@@ -95,6 +95,14 @@ function splitTable(results: E2eResults, bareTflops: number): string {
   );
 }
 
+/** Device time of a token by operation, launched one by one, longest first. */
+export function decodeSplit({ timings, steps }: DecodeRow): string {
+  return Object.entries(timings)
+    .toSorted(([, a], [, b]) => b - a)
+    .map(([name, ms]) => `${name} ${digits(ms / steps)}`)
+    .join(", ");
+}
+
 function decodeText(
   name: string,
   decode: DecodeRow | undefined,
@@ -107,9 +115,9 @@ function decodeText(
   return `\nDecoding with ${size(decode.tokens)} tokens held${name}: ${
     digits(1000 / decode.ms)
   } tokens/s ` +
-    `(${digits(decode.ms)} ms a token, ${
-      digits(decode.deviceMs)
-    } ms of it on the device). Reading ` +
+    `(${digits(decode.ms)} ms a token; its operations one by one ${digits(decode.deviceMs)} ms: ${
+      decodeSplit(decode)
+    }). Reading ` +
     `weights, keys and values (${gib(decode.bytes)}) at the rate of a copy on the device ` +
     `(${digits((copyBytesPerSecond ?? NaN) / 1e12)} TB/s) would take ${digits(bound)} ms: ` +
     `${share(bound ?? NaN, decode.ms)} of that speed.\n`;

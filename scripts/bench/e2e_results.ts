@@ -64,7 +64,7 @@ export interface DecodeRow {
   readonly steps: number;
   /** Median wall time of a token, milliseconds. */
   readonly ms: number;
-  /** Median device time of a token. */
+  /** Mean device time of a token, its operations launched one by one. */
   readonly deviceMs: number;
   /** Device time by operation, of all steps. */
   readonly timings: Readonly<Record<string, number>>;

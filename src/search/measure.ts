@@ -13,6 +13,7 @@ import {
 } from "../attention/sequence.ts";
 import { decodeStats, type HeadStats, statsBytes } from "../attention/stats.ts";
 import type { CallOptions, Device } from "../device/device.ts";
+import { convertCopy } from "../device/ops.ts";
 import { Scratch } from "../device/scratch.ts";
 import type { Tensor } from "../device/tensor.ts";
 import type { LayerOperands } from "../model/decoder.ts";
@@ -32,7 +33,7 @@ export interface Measurement {
    * measured price of a tile.
    */
   readonly ms: number;
-  /** ‖sparse - dense‖ / ‖dense‖ of the attention output (the paper's objective, algorithm 1). */
+  /** ‖sparse - dense‖ / ‖dense‖ of the attention output (the paper's objective, algorithm 1), over sampled rows. */
   readonly error: number;
   /** exp(LSE sparse - LSE dense), mean over the query rows: retained attention mass. */
   readonly recallMean: number;
@@ -50,12 +51,56 @@ export function firstMeasuredRow(qLen: number): number {
   return Math.min(FIRST_ROW, qLen >> 1);
 }
 
+/** Rows of a run, and most runs, whose output is compared: all of it would take longer than computing it. */
+const RUN_ROWS = 64;
+const RUNS = 16;
+
+/** Neighbouring rows. */
+interface Run {
+  readonly first: number;
+  readonly count: number;
+}
+
+/** Runs spread over the measured rows, the last rows among them; all measured rows where they are few. */
+export function sampledRuns(qLen: number): Run[] {
+  const first = firstMeasuredRow(qLen);
+  const rows = qLen - first;
+  if (rows <= RUNS * RUN_ROWS) return [{ first, count: rows }];
+  return Array.from({ length: RUNS }, (_, run) => {
+    const from = first + Math.floor(run * (rows - RUN_ROWS) / (RUNS - 1));
+    return { first: from, count: RUN_ROWS };
+  });
+}
+
+/** The value that would stand at `place` if the values were sorted; reorders them (Hoare's FIND). */
+export function nthSmallest(values: Float64Array, place: number): number {
+  for (let low = 0, high = values.length - 1; low < high;) {
+    const pivot = values[(low + high) >> 1];
+    let i = low;
+    let j = high;
+    while (i <= j) {
+      while (values[i] < pivot) i++;
+      while (values[j] > pivot) j--;
+      if (i > j) break;
+      [values[i], values[j]] = [values[j], values[i]];
+      i++;
+      j--;
+    }
+    if (place <= j) high = j;
+    else if (place >= i) low = i;
+    else break;
+  }
+  return values[place];
+}
+
 /** Buffers for measuring layers of one shape. */
 export class LayerMeter implements Disposable {
   readonly #scratch: Scratch;
   readonly #out: Tensor;
   readonly #lse: Tensor;
   readonly #stats: Tensor;
+  readonly #runs: readonly Run[];
+  readonly #sampled: Tensor; // f32 [heads, rows of the runs, headDim]
 
   /** @param shape Of the layers to come. */
   constructor(readonly device: Device, readonly shape: SequenceShape) {
@@ -66,6 +111,9 @@ export class LayerMeter implements Disposable {
     this.#out = owned.use(device.tensor([qHeads, qLen, headDim], { dtype }));
     this.#lse = owned.use(device.tensor([qHeads, qLen]));
     this.#stats = owned.use(device.tensor([statsBytes(qHeads)], { dtype: "u8" }));
+    this.#runs = sampledRuns(qLen);
+    const sampled = this.#runs.reduce((sum, { count }) => sum + count, 0);
+    this.#sampled = owned.use(device.tensor([qHeads, sampled, headDim]));
     owned.move();
   }
 
@@ -83,23 +131,23 @@ export class LayerMeter implements Disposable {
     enqueueEstimate(device, this.#scratch, shape, operands.q, operands.k, sums);
     await device.sync(options);
     const estimateMs = performance.now() - started;
-    const runs: Run[] = [];
+    const tried: Trial[] = [];
     for (const pattern of candidates) {
       const patterns = Array<HeadPattern>(heads).fill(resolvePattern(pattern, 0));
       const sparse = await this.#attend(operands, patterns, options);
       const stats = decodeStats(await this.#stats.readBytes());
       const kept = stats.map((_, head) => this.#compare(head, sparse, dense));
       const indexMs = sparse.indexMs + (pattern.kind === "vertical_slash" ? estimateMs : 0);
-      runs.push({ pattern, stats, kept, indexMs, attentionMs: sparse.attentionMs });
+      tried.push({ pattern, stats, kept, indexMs, attentionMs: sparse.attentionMs });
     }
     // One price for all candidates of a kind: a single short run is too noisy to rank by.
     const priceOf = (kind: HeadPattern["kind"]): number => {
-      const same = runs.filter((run) => run.pattern.kind === kind);
-      const tiles = same.reduce((sum, run) => sum + tilesOf(run.stats), 0);
-      return same.reduce((sum, run) => sum + run.attentionMs, 0) / tiles;
+      const same = tried.filter(({ pattern }) => pattern.kind === kind);
+      const tiles = same.reduce((sum, { stats }) => sum + tilesOf(stats), 0);
+      return same.reduce((sum, { attentionMs }) => sum + attentionMs, 0) / tiles;
     };
     return Array.from({ length: heads }, (_, head) => [
-      ...runs.map(({ pattern, stats, kept, indexMs }) => ({
+      ...tried.map(({ pattern, stats, kept, indexMs }) => ({
         pattern,
         density: stats[head].density,
         columns: stats[head].columns,
@@ -137,46 +185,61 @@ export class LayerMeter implements Disposable {
     return {
       indexMs: indexed - start,
       attentionMs,
-      out: await this.#out.read(),
+      sampled: await this.#sample(),
       lse: await this.#lse.read(),
     };
   }
 
+  /** Output of the sampled rows, [heads, rows of the runs, headDim]. */
+  async #sample(): Promise<Float32Array> {
+    const { device, shape: { qHeads: heads, headDim: dim } } = this;
+    let to = 0;
+    for (const { first, count: rows } of this.#runs) {
+      const from = this.#out.view({ offset: first * dim });
+      convertCopy(device, from, this.#sampled.view({ offset: to * dim }), { rows, heads, dim });
+      to += rows;
+    }
+    return await this.#sampled.read();
+  }
+
   #compare(head: number, sparse: Attended, dense: Attended): Kept {
-    const { qLen, headDim } = this.shape;
+    const { qHeads, qLen } = this.shape;
     const first = firstMeasuredRow(qLen);
     const rows = qLen - first;
     const recall = new Float64Array(rows);
-    let difference = 0;
-    let norm = 0;
+    let sum = 0;
     for (let r = 0; r < rows; r++) {
       const row = head * qLen + first + r;
       recall[r] = Math.min(1, Math.exp(sparse.lse[row] - dense.lse[row]));
-      for (let c = row * headDim; c < (row + 1) * headDim; c++) {
-        difference += (sparse.out[c] - dense.out[c]) ** 2;
-        norm += dense.out[c] ** 2;
-      }
+      sum += recall[r];
     }
     const recallProbe = recall.subarray(-64).reduce((a, b) => Math.min(a, b));
-    recall.sort();
+    let difference = 0;
+    let norm = 0;
+    const values = sparse.sampled.length / qHeads;
+    for (let i = head * values; i < (head + 1) * values; i++) {
+      difference += (sparse.sampled[i] - dense.sampled[i]) ** 2;
+      norm += dense.sampled[i] ** 2;
+    }
     return {
       recallProbe,
       error: norm > 0 ? Math.sqrt(difference / norm) : 0,
-      recallMean: recall.reduce((sum, value) => sum + value, 0) / rows,
-      recallLow: recall[Math.floor(rows * 0.05)],
+      recallMean: sum / rows,
+      recallLow: nthSmallest(recall, Math.floor(rows * 0.05)),
     };
   }
 
   /** Frees the buffers. */
   [Symbol.dispose](): void {
     this.#scratch[Symbol.dispose]();
-    for (const tensor of [this.#out, this.#lse, this.#stats]) tensor.dispose();
+    for (const tensor of [this.#out, this.#lse, this.#stats, this.#sampled]) tensor.dispose();
   }
 }
 
 type Kept = Pick<Measurement, "error" | "recallMean" | "recallLow" | "recallProbe">;
 
-interface Run {
+/** A candidate on all heads. */
+interface Trial {
   readonly pattern: HeadPattern;
   readonly stats: readonly HeadStats[];
   readonly kept: readonly Kept[];
@@ -191,6 +254,7 @@ function tilesOf(stats: readonly HeadStats[]): number {
 interface Attended {
   readonly indexMs: number;
   readonly attentionMs: number;
-  readonly out: Float32Array;
+  /** Output of the sampled rows. */
+  readonly sampled: Float32Array;
   readonly lse: Float32Array;
 }

@@ -39,13 +39,17 @@ export function kvCapacity(tokens: number): number {
   return Math.ceil((tokens + Math.min(tokens >> 3, 4096)) / KV_BLOCK) * KV_BLOCK;
 }
 
-/** Bytes of a cache of `tokens` tokens, whole blocks of them: keys, values, scales, ids. */
+/** Bytes of keys and values of `tokens` tokens, whole blocks of them, with their scales. */
 export function kvBytes(shape: KvShape, tokens: number): number {
   const { layers, kvHeads, headDim, dtype, quantised } = shape;
   const heads = 2 * layers * kvHeads;
   const scales = quantised ? byteLength("f32", heads * tokens / KV_BLOCK) : 0;
-  const ids = byteLength("i32", tokens + 1);
-  return byteLength(quantised ? "e4m3" : dtype, heads * headDim * tokens) + scales + ids;
+  return byteLength(quantised ? "e4m3" : dtype, heads * headDim * tokens) + scales;
+}
+
+/** Bytes of the ids that a cache holds beside them; see {@linkcode KvCache.ids}. */
+export function idBytes(tokens: number): number {
+  return byteLength("i32", tokens + 1);
 }
 
 /** Bytes of the unquantised keys and values that a pass over a prompt holds of one layer beside a cache. */

@@ -21,7 +21,7 @@ import { ABSENT } from "../device/scratch.ts";
 import { MInferenceError } from "../native/errors.ts";
 import type { View } from "../native/structs.ts";
 import type { ModelConfig } from "./config.ts";
-import { FP8_HEAD, kvBytes, kvCapacity, kvPassBytes, type KvShape } from "./kv_cache.ts";
+import { FP8_HEAD, idBytes, kvBytes, kvCapacity, kvPassBytes, type KvShape } from "./kv_cache.ts";
 import {
   activationDtype,
   activationSizes,
@@ -152,7 +152,8 @@ function workspaceBytes(inputs: MemoryInputs, tokens: number, rows = tokens): nu
   const most = (of: keyof AttentionBytes): number => Math.max(...layers.map((one) => one[of]));
   const [chunk] = sizes.normed;
   const workspace = Math.max(most("workspace"), linearWorkspace(inputs, chunk));
-  const session = config.vocabSize * 4 + config.layers * statsBytes(config.heads);
+  const ids = idBytes(kvCapacity(tokens));
+  const session = ids + config.vocabSize * 4 + config.layers * statsBytes(config.heads);
   const kv = kvPassBytes(inputs.kv, tokens);
   return activations + kv + workspace + most("list") + most("estimate") + session;
 }

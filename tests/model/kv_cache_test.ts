@@ -4,7 +4,14 @@ import assert from "node:assert/strict";
 import { openDevice } from "../../src/device/device.ts";
 import { openCheckpoint } from "../../src/model/checkpoint.ts";
 import { Decoder } from "../../src/model/decoder.ts";
-import { kvBytes, KvCache, kvCapacity, type KvDType, kvShape } from "../../src/model/kv_cache.ts";
+import {
+  idBytes,
+  kvBytes,
+  KvCache,
+  kvCapacity,
+  type KvDType,
+  kvShape,
+} from "../../src/model/kv_cache.ts";
 import { loadParameters } from "../../src/model/parameters.ts";
 import { device, failure, relativeError } from "../support.ts";
 
@@ -104,7 +111,7 @@ Deno.test("growth keeps what is held and takes one layer beside it", async () =>
     const held = small.info().allocated;
     const before = cache.byteLength;
     cache.reserve(5000, 100);
-    const grown = kvBytes(shape, kvCapacity(5000));
+    const grown = kvBytes(shape, kvCapacity(5000)) + idBytes(kvCapacity(5000));
     assert.equal(cache.byteLength, grown);
     assert.equal(small.info().allocated - held, grown - before);
     assert.ok(small.info().peak - held <= grown - before + before / config.layers);

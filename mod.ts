@@ -93,5 +93,6 @@ export type {
 export { Detokenizer } from "./src/model/detokenizer.ts";
 export type { ChatMessage } from "./src/model/chat.ts";
 export type { KvDType } from "./src/model/kv_cache.ts";
+export type { WeightFormat } from "./src/model/parameters.ts";
 export type { MemoryPlan } from "./src/model/memory.ts";
 export type { OnProgress, Progress } from "./src/model/progress.ts";

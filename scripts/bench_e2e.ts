@@ -21,12 +21,13 @@ peer (PyTorch with cuDNN attention), and writes docs/bench/e2e-DATE.json after e
   --shape NAME          ${Object.keys(SHAPES).join(" or ")}          (default: llama-3-8b)
   --layers N            fewer decoder layers than the shape has
   --lengths LIST        tokens                      (default: 8192,32768,131072,262144,524288,1048576)
+  --weights FORMAT      bf16, or fp8 in the decoder layers  (default: bf16)
   --dense-up-to N       longest dense run; beyond it one layer's attention is timed (default: 131072)
   --decode-at N         tokens held while decoding  (default: 131072)
   --only LIST           of sparse,dense,decode,peer (default: all)
   --budget SECONDS      start nothing after this    (default: no limit)
   --device KIND         cuda (default) or cpu, to try the benchmark itself
-  --out FILE            results                     (default: docs/bench/e2e-DATE.json)
+  --out FILE            results                     (default: docs/bench/e2e-DATE.json, with fp8 weights e2e-fp8-DATE.json)
   --report              print FILE's tables, measure nothing`;
 
 const ROOT = new URL("../", import.meta.url).pathname;
@@ -38,6 +39,7 @@ const { values: flags } = parseArgs({
     shape: { type: "string", default: "llama-3-8b" },
     layers: { type: "string" },
     lengths: { type: "string", default: "8192,32768,131072,262144,524288,1048576" },
+    weights: { type: "string", default: "bf16" },
     "dense-up-to": { type: "string", default: `${1 << 17}` },
     "decode-at": { type: "string", default: `${1 << 17}` },
     only: { type: "string", default: "sparse,dense,decode,peer" },
@@ -87,9 +89,10 @@ async function measureOurs(run: Run, only: ReadonlySet<string>): Promise<void> {
   results.machine.device = device.info().name;
   const lengths = flags.lengths.split(",").map(Number);
   const longest = Number(flags["dense-up-to"]);
-  const parameters = await randomParameters(device, config);
+  const weights = results.weights === "fp8" ? "fp8" : "stored";
+  const parameters = await randomParameters(device, config, weights);
   results.weightBytes = parameters.byteLength;
-  using model = new E2eModel(device, config, parameters);
+  using model = new E2eModel(device, config, parameters, weights);
 
   const prefill = async (tokens: number, mode: "sparse" | "dense"): Promise<string> => {
     const row = await model.prefill(tokens, mode);
@@ -176,10 +179,13 @@ async function measurePeer(results: E2eResults): Promise<string> {
 async function main(): Promise<void> {
   if (flags.help) return console.log(HELP);
   const date = new Date().toISOString();
-  const path = flags.out ?? `${ROOT}docs/bench/e2e-${date.slice(0, 10)}.json`;
+  const path = flags.out ??
+    `${ROOT}docs/bench/e2e-${flags.weights === "fp8" ? "fp8-" : ""}${date.slice(0, 10)}.json`;
   if (flags.report) return console.log(e2eMarkdown(JSON.parse(await Deno.readTextFile(path))));
   const shape = SHAPES[flags.shape];
   if (!shape) throw new Error(`no shape ${flags.shape}`);
+  const { weights } = flags;
+  if (weights !== "bf16" && weights !== "fp8") throw new Error(`no weights ${weights}`);
   const results: E2eResults = {
     schema: 1,
     date,
@@ -187,6 +193,7 @@ async function main(): Promise<void> {
     shape: flags.shape,
     config: { ...shape, layers: Number(flags.layers ?? shape.layers) },
     budgets: BUDGETS,
+    weights,
     sparse: [],
     dense: [],
     denseAttention: [],

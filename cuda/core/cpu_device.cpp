@@ -37,6 +37,7 @@ void run(cpu::Pool& pool, const Operation& operation) {
     void operator()(const ConvertArgs& a) const { cpu::convert(pool, a); }
     void operator()(const QuantiseArgs& a) const { cpu::quantise(pool, a); }
     void operator()(const DequantiseArgs& a) const { cpu::dequantise(pool, a); }
+    void operator()(const QuantiseRowsArgs& a) const { cpu::quantise_rows(pool, a); }
     void operator()(const AttentionArgs& a) const { cpu::attention(pool, a); }
     void operator()(const EstimateArgs& a) const { cpu::estimate(pool, a); }
     void operator()(const IndexArgs& a) const { cpu::index(pool, a); }

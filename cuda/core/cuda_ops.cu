@@ -65,6 +65,7 @@ struct Run {
   mi_status operator()(const ConvertArgs& a) const { return convert(launch, a, error); }
   mi_status operator()(const QuantiseArgs& a) const { return quantise(launch, a, error); }
   mi_status operator()(const DequantiseArgs& a) const { return dequantise(launch, a, error); }
+  mi_status operator()(const QuantiseRowsArgs& a) const { return quantise_rows(launch, a, error); }
   mi_status operator()(const AttentionArgs& a) const { return attention(launch, a, error); }
   mi_status operator()(const EstimateArgs& a) const { return estimate(launch, a, error); }
   mi_status operator()(const IndexArgs& a) const { return index(launch, a, error); }
@@ -86,7 +87,7 @@ const char* Operations::name(int op) const {
   static constexpr const char* kNames[MI_OP_COUNT] = {"a copy",  "embed",     "rms_norm", "rope",
                                                       "copy",    "linear",    "silu_mul", "sample",
                                                       "convert", "attention", "estimate", "index",
-                                                      "quantise", "dequantise"};
+                                                      "quantise", "dequantise", "quantise_rows"};
   if (op == kBatchOp) return "a batch of operations";
   return op >= 0 && op < MI_OP_COUNT ? kNames[op] : "an operation";
 }

@@ -23,6 +23,7 @@ mi_status sample(const Launch&, const SampleArgs&, mi_error*);
 mi_status convert(const Launch&, const ConvertArgs&, mi_error*);
 mi_status quantise(const Launch&, const QuantiseArgs&, mi_error*);
 mi_status dequantise(const Launch&, const DequantiseArgs&, mi_error*);
+mi_status quantise_rows(const Launch&, const QuantiseRowsArgs&, mi_error*);
 mi_status attention(const Launch&, const AttentionArgs&, mi_error*);
 mi_status estimate(const Launch&, const EstimateArgs&, mi_error*);
 mi_status index(const Launch&, const IndexArgs&, mi_error*);

@@ -28,7 +28,7 @@ struct Buffer {
 struct Operation {
   mi_op op;
   std::variant<EmbedArgs, RmsNormArgs, RopeArgs, CopyArgs, LinearArgs, SiluMulArgs, SampleArgs, ConvertArgs,
-               QuantiseArgs, DequantiseArgs, AttentionArgs, EstimateArgs, IndexArgs>
+               QuantiseArgs, DequantiseArgs, QuantiseRowsArgs, AttentionArgs, EstimateArgs, IndexArgs>
       args;
   std::vector<mi_pattern> patterns;             // IndexArgs::patterns points here
   std::vector<std::shared_ptr<Buffer>> buffers;  // kept alive until the operation has run

@@ -87,7 +87,7 @@ std::string describe() {
   STRUCT(mi_rms_norm_params, header, x, residual, weight, out, rows, heads, dim, eps)
   STRUCT(mi_rope_params, header, x, out, inv_freq, position, rows, heads, head_dim, rotary_dim, interleaved, scale)
   STRUCT(mi_copy_params, header, src, dst, rows, heads, dim, reserved)
-  STRUCT(mi_linear_params, header, x, w, bias, y, workspace, workspace_bytes, rows, in_features, out_features, accumulate,
+  STRUCT(mi_linear_params, header, x, w, bias, w_scales, y, workspace, workspace_bytes, rows, in_features, out_features, accumulate,
          precision, reserved)
   STRUCT(mi_silu_mul_params, header, gate, up, out, rows, dim)
   STRUCT(mi_sample_params, header, logits, history, out, vocab, history_length, temperature, top_p, min_p,
@@ -95,6 +95,7 @@ std::string describe() {
   STRUCT(mi_convert_params, header, src, dst, src_dtype, dst_dtype, elements)
   STRUCT(mi_quantise_params, header, src, dst, scales, scale_stride, position, rows, heads, dim)
   STRUCT(mi_dequantise_params, header, src, dst, scales, scale_stride, rows, heads, dim, reserved)
+  STRUCT(mi_quantise_rows_params, header, src, dst, scales, rows, dim)
   STRUCT(mi_attention_params, header, q, k, v, out, lse, list, k_scales, v_scales, workspace, list_bytes,
          workspace_bytes, scale_stride, q_heads, kv_heads, head_dim, q_len, kv_len, causal, scale, reserved)
   STRUCT(mi_estimate_params, header, q, k, vertical, slash, lse, workspace, workspace_bytes, q_heads, kv_heads, head_dim,

@@ -65,6 +65,7 @@ struct CopyArgs {
 struct LinearArgs {
   View x, w, y;
   const float* bias;
+  const float* w_scales;  // null unless w is e4m3
   void* workspace;
   uint64_t workspace_bytes;
   int32_t rows, in_features, out_features, accumulate, precision;
@@ -99,6 +100,11 @@ struct DequantiseArgs {
   const float* scales;
   int64_t scale_stride;
   int32_t rows, heads, dim;
+};
+struct QuantiseRowsArgs {
+  View src, dst;
+  float* scales;
+  int32_t rows, dim;
 };
 struct AttentionArgs {
   View q, k, v, out;
@@ -145,6 +151,7 @@ void sample(Pool&, const SampleArgs&);
 void convert(Pool&, const ConvertArgs&);
 void quantise(Pool&, const QuantiseArgs&);
 void dequantise(Pool&, const DequantiseArgs&);
+void quantise_rows(Pool&, const QuantiseRowsArgs&);
 void attention(Pool&, const AttentionArgs&);
 void estimate(Pool&, const EstimateArgs&);
 void index(Pool&, const IndexArgs&);

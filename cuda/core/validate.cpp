@@ -163,16 +163,29 @@ CopyArgs check(Checker& c, const mi_copy_params& p) {
           p.rows, p.heads, p.dim};
 }
 
+// e4m3 weights are read 16 at a time.
+void check_codes(Checker& c, const char* name, const mi_view& v, int32_t columns) {
+  c.require(columns % MI_E4M3_COLUMNS == 0 && v.row_stride % MI_E4M3_COLUMNS == 0, MI_SHAPE,
+            "%s is e4m3: its columns and stride must be multiples of %d, got %d and %lld", name, MI_E4M3_COLUMNS, columns,
+            (long long)v.row_stride);
+  c.require(v.offset % MI_E4M3_COLUMNS == 0, MI_INVALID_ARGUMENT, "%s is e4m3: its offset %llu is not a multiple of %d",
+            name, (unsigned long long)v.offset, MI_E4M3_COLUMNS);
+}
+
 LinearArgs check(Checker& c, const mi_linear_params& p) {
   c.positive("rows", p.rows);
   c.positive("in_features", p.in_features);
   c.positive("out_features", p.out_features);
   c.require(p.precision == MI_PRECISION_F32 || p.precision == MI_PRECISION_BF16, MI_INVALID_ARGUMENT,
             "unknown precision %d", p.precision);
+  const bool quantised = p.w.dtype == MI_E4M3;
+  if (quantised) check_codes(c, "w", p.w, p.in_features);
+  c.require(quantised || p.w_scales.buffer == 0, MI_INVALID_ARGUMENT, "w_scales are given, but w is not e4m3");
   return {c.view("x", p.x, 1, p.rows, p.in_features, kFloats),
-          c.view("w", p.w, 1, p.out_features, p.in_features, kWeights),
+          c.view("w", p.w, 1, p.out_features, p.in_features, kWeights | types(MI_E4M3)),
           c.view("y", p.y, 1, p.rows, p.out_features, kFloats),
           c.ref<const float>("bias", p.bias, uint64_t(p.out_features) * 4, true),
+          c.ref<const float>("w_scales", p.w_scales, uint64_t(p.out_features) * 4, !quantised),
           c.ref("workspace", p.workspace, p.workspace_bytes, p.workspace_bytes == 0), p.workspace_bytes, p.rows,
           p.in_features, p.out_features, p.accumulate, p.precision};
 }
@@ -259,6 +272,14 @@ DequantiseArgs check(Checker& c, const mi_dequantise_params& p) {
   return {c.view("src", p.src, p.heads, p.rows, p.dim, types(MI_E4M3)), c.view("dst", p.dst, p.heads, p.rows, p.dim, kFloats),
           check_scales<const float>(c, "scales", p.scales, p.scale_stride, p.heads, p.rows), p.scale_stride, p.rows,
           p.heads, p.dim};
+}
+
+QuantiseRowsArgs check(Checker& c, const mi_quantise_rows_params& p) {
+  c.positive("rows", p.rows);
+  c.positive("dim", p.dim);
+  check_codes(c, "dst", p.dst, p.dim);
+  return {c.view("src", p.src, 1, p.rows, p.dim, kWeights), c.view("dst", p.dst, 1, p.rows, p.dim, types(MI_E4M3)),
+          c.ref<float>("scales", p.scales, uint64_t(p.rows) * 4), p.rows, p.dim};
 }
 
 AttentionArgs check(Checker& c, const mi_attention_params& p) {
@@ -391,6 +412,7 @@ mi_status validate(const mi_header* header, bool planning, const FindBuffer& fin
     case MI_OP_CONVERT: return run(mi_convert_params{}, "convert");
     case MI_OP_QUANTISE: return run(mi_quantise_params{}, "quantise");
     case MI_OP_DEQUANTISE: return run(mi_dequantise_params{}, "dequantise");
+    case MI_OP_QUANTISE_ROWS: return run(mi_quantise_rows_params{}, "quantise_rows");
     case MI_OP_ATTENTION: return run(mi_attention_params{}, "attention");
     case MI_OP_ESTIMATE: return run(mi_estimate_params{}, "estimate");
     case MI_OP_INDEX: return run(mi_index_params{}, "index");

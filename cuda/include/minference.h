@@ -22,6 +22,7 @@ extern "C" {
 #define MI_ABI_VERSION 3u
 #define MI_BLOCK 64      // rows of a query block and keys of a key tile, on every backend
 #define MI_KV_BLOCK 128  // rows of a head that share a scale in a quantised cache
+#define MI_E4M3_COLUMNS 16  // columns of e4m3 weights come in multiples of this
 #define MI_QUEUED_READ 4096  // most bytes of mi_read_start
 
 typedef enum mi_status {
@@ -135,7 +136,8 @@ typedef enum mi_op {
   MI_OP_INDEX = 11,
   MI_OP_QUANTISE = 12,
   MI_OP_DEQUANTISE = 13,
-  MI_OP_COUNT = 14,
+  MI_OP_QUANTISE_ROWS = 14,
+  MI_OP_COUNT = 15,
 } mi_op;
 
 // out[r] = table[ids[r]]. Ids outside [0, vocab) are the caller's to reject; they read row 0.
@@ -178,12 +180,14 @@ typedef struct mi_copy_params {
   int32_t rows, heads, dim, reserved;
 } mi_copy_params;
 
-// y = x w^T + bias (+ y if accumulate).
+// y = x w^T + bias (+ y if accumulate). Weights of e4m3 come with the scales of MI_OP_QUANTISE_ROWS, a scale per output
+// feature; their rows start on 16 bytes. Where x has many rows, a GPU rounds each of them to e4m3 likewise.
 typedef struct mi_linear_params {
   mi_header header;
   mi_view x;    // [rows, in_features]
   mi_view w;    // [out_features, in_features], any weight dtype
   mi_ref bias;  // f32 [out_features], optional
+  mi_ref w_scales;  // f32 [out_features], with e4m3 weights alone
   mi_view y;    // [rows, out_features]
   mi_ref workspace;
   uint64_t workspace_bytes;
@@ -250,6 +254,16 @@ typedef struct mi_dequantise_params {
   int64_t scale_stride;
   int32_t rows, heads, dim, reserved;
 } mi_dequantise_params;
+
+// A matrix as e4m3 with a scale per row, its largest magnitude over 448 (no denormal): src = dst * scale up to rounding.
+// A row of zeros stays one; a value that is not finite makes its row's scale NaN.
+typedef struct mi_quantise_rows_params {
+  mi_header header;
+  mi_view src;     // [rows, dim], any weight dtype but e4m3
+  mi_view dst;     // [rows, dim] e4m3; dim and stride are multiples of 16, rows start on 16 bytes
+  mi_ref scales;   // f32 [rows]
+  int32_t rows, dim;
+} mi_quantise_rows_params;
 
 // Attention of one sequence, all heads. Query row r stands at position kv_len - q_len + r.
 // Without a list every head is dense. Rows without a key write out = 0, lse = -inf.

@@ -12,7 +12,8 @@ struct CUstream_st;
 
 namespace mi::cuda {
 
-// Row-major y[m][n] = x[m][k] w[n][k]^T (+ bias[n]) (+ y), sums in f32.
+// Row-major y[m][n] = x[m][k] w[n][k]^T (+ bias[n]) (+ y), sums in f32. Operands of e4m3 may come with scales (device
+// memory): x_scales[m] w_scales[n] times the product, which takes cuBLASLt 12.9 and a Hopper GPU.
 struct Gemm {
   const void *x, *w, *bias;  // bias has y's dtype; may be null
   void* y;
@@ -21,6 +22,7 @@ struct Gemm {
   int32_t operand_dtype, y_dtype;        // x and w share a dtype
   int32_t accumulate;
   int32_t tf32;  // f32 operands may be rounded to tf32
+  const float *x_scales, *w_scales;  // both or none
 };
 
 class CublasLt {
@@ -34,6 +36,7 @@ class CublasLt {
 
   // Finds the library the first time; the outcome is kept. MI_UNSUPPORTED with the places searched.
   mi_status open(mi_error* error);
+  // MI_UNSUPPORTED if cuBLASLt has no such product; that is kept, too.
   mi_status multiply(const Gemm& gemm, void* workspace, uint64_t workspace_bytes, CUstream_st* stream,
                      mi_error* error);
 
@@ -41,18 +44,19 @@ class CublasLt {
   struct Api;
   struct Key {
     int64_t m, n, k, x_stride, w_stride, y_stride;
-    int32_t operand_dtype, y_dtype, bias, tf32;
+    int32_t operand_dtype, y_dtype, bias, tf32, scaled;
     uint32_t alignment;  // of all pointers together, bytes
     bool operator<(const Key& other) const;
   };
   struct Plan {
-    void *operation, *x, *w, *y;  // cuBLASLt descriptors
+    void *operation, *x, *w, *y;  // cuBLASLt descriptors; null if it refused
     uint64_t algorithm[8];
     uint64_t workspace_bytes;
   };
 
-  mi_status make_plan(const Key& key, uint64_t workspace_bytes, Plan* plan, mi_error* error);
-  void free_plan(const Plan& plan);
+  int make_plan(const Key& key, const Gemm& gemm, uint64_t workspace_bytes, Plan* plan);
+  int point(const Plan& plan, const Gemm& gemm);
+  void free_plan(Plan* plan);
 
   std::mutex mutex_;
   bool searched_ = false;

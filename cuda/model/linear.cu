@@ -1,8 +1,10 @@
 // Linear layers: y = x w^T (+ bias) (+ y). Many rows go to cuBLASLt; a few rows (decode) are bound by
-// reading the weights and have their own kernel; everything else falls back to a plain tiled product.
+// reading the weights and have their own kernel; everything else falls back to a plain tiled product. Weights of e4m3
+// have a file of their own.
 #include "../core/cuda_ops.h"
 #include "../index/work_list.h"
 #include "blocks.cuh"
+#include "linear_fp8.h"
 
 namespace mi::cuda {
 
@@ -24,7 +26,6 @@ __device__ void finish(const Operands& o, int row, int feature, float sum) {
 
 // ---- few rows: a warp per output feature --------------------------------------------------------
 
-constexpr int kFewRows = 4;
 constexpr int kFewWarps = 4;
 
 template <int kRows>
@@ -243,12 +244,14 @@ mi_status linear_together(const Launch& launch, const LinearArgs* const* layers,
 }
 
 uint64_t linear_workspace(const Launch&, const LinearArgs& a) {
+  if (a.w.dtype == MI_E4M3) return linear_fp8_workspace(a);
   if (!for_cublaslt(a)) return 0;
   const uint64_t x = converts_x(a) ? uint64_t(a.rows) * a.in_features * block_bytes(a.w.dtype) : 0;
   return kBiasAt + bias_bytes(a) + x;
 }
 
 mi_status linear(const Launch& launch, CublasLt& cublaslt, const LinearArgs& a, mi_error* error) {
+  if (a.w.dtype == MI_E4M3) return linear_fp8(launch, cublaslt, a, error);
   if (for_cublaslt(a)) {
     // f16 and bf16 results need operands of their own dtype or an f32 result; cuBLASLt says which it lacks.
     const mi_status status = through_cublaslt(launch, cublaslt, a, error);

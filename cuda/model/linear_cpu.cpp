@@ -108,7 +108,8 @@ void dot_rows_f32(Pool& pool, const LinearArgs& a) {
         float part[kDirectRows];
         kernels.dots(a.rows, depth, x + k, a.in_features,
                      a.w.dtype == MI_F32 ? reinterpret_cast<const float*>(w) : piece, part);
-        for (int64_t r = 0; r < a.rows; r++) sums[r][j] += part[r];
+        const float scale = a.w_scales ? a.w_scales[feature + j] : 1.0f;
+        for (int64_t r = 0; r < a.rows; r++) sums[r][j] += scale * part[r];
       }
     for (int64_t r = 0; r < a.rows; r++) finish(a, pool.isa(), r, feature, features, sums[r]);
   });

@@ -77,6 +77,8 @@ class LinearF32 {
     for (int64_t j = 0; j < kPanel; j++, rows += stride) {
       const int64_t filled = feature + j < a.out_features ? depth : 0;
       if (filled) to_f32(element_of(a.w, feature + j, k), rows, depth);
+      if (filled && a.w_scales)
+        for (int64_t i = 0; i < depth; i++) rows[i] *= a.w_scales[feature + j];
       std::memset(rows + filled, 0, size_t(stride - filled) * sizeof(float));
     }
   }

@@ -5,11 +5,17 @@
  */
 import type { HeadPattern } from "../../src/attention/patterns.ts";
 import type { Device } from "../../src/device/device.ts";
+import { quantiseRows, type Weight } from "../../src/device/ops.ts";
 import type { Tensor } from "../../src/device/tensor.ts";
 import type { ModelConfig } from "../../src/model/config.ts";
-import type { LayerParameters, ModelParameters } from "../../src/model/parameters.ts";
+import type {
+  LayerParameters,
+  LinearParameters,
+  ModelParameters,
+  WeightFormat,
+} from "../../src/model/parameters.ts";
 import { inverseFrequencies } from "../../src/model/rope.ts";
-import type { Ref, View } from "../../src/native/structs.ts";
+import type { Ref } from "../../src/native/structs.ts";
 import { LAYER_BUDGETS } from "./gpu_inputs.ts";
 import { normals, STOCK_SIZE } from "./gpu_operands.ts";
 
@@ -76,16 +82,32 @@ class Draw {
   }
 
   /** bf16 [rows, columns] of deviation 1 / sqrt(columns). */
-  matrix(rows: number, columns: number): { view: View; rows: number; columns: number } {
+  matrix(rows: number, columns: number): Weight {
+    const tensor = this.owned.use(this.#draw(rows, columns));
+    return { view: tensor.view(), rows, columns };
+  }
+
+  /** The same as e4m3 with a scale per row. */
+  quantised(rows: number, columns: number): Weight {
+    const { device, owned } = this;
+    using tensor = this.#draw(rows, columns);
+    const codes = owned.use(device.tensor([rows, columns], { dtype: "e4m3" }));
+    const scales = owned.use(device.tensor([rows])).ref();
+    const weight = { view: codes.view(), rows, columns, scales };
+    quantiseRows(device, tensor.view(), weight);
+    return weight;
+  }
+
+  #draw(rows: number, columns: number): Tensor {
     const { device } = this;
-    const tensor = this.owned.use(device.tensor([rows, columns], { dtype: "bf16" }));
+    const tensor = device.tensor([rows, columns], { dtype: "bf16" });
     const stock = this.#stock(columns);
     const step = STOCK_SIZE / 2;
     for (let at = 0; at < tensor.length; at += step) {
       const from = 16 * Math.floor(Math.random() * step / 16);
       device.copy(tensor, 2 * at, stock, 2 * from, 2 * Math.min(step, tensor.length - at));
     }
-    return { view: tensor.view(), rows, columns };
+    return tensor;
   }
 
   /** f32 ones. */
@@ -99,9 +121,11 @@ class Draw {
   }
 }
 
-function drawLayer(draw: Draw, config: ModelConfig): LayerParameters {
+function drawLayer(draw: Draw, config: ModelConfig, weights: WeightFormat): LayerParameters {
   const { hiddenSize, heads, kvHeads, headDim, intermediateSize } = config;
-  const linear = (rows: number, columns: number) => ({ weight: draw.matrix(rows, columns) });
+  const linear = (rows: number, columns: number): LinearParameters => ({
+    weight: weights === "fp8" ? draw.quantised(rows, columns) : draw.matrix(rows, columns),
+  });
   return {
     attentionNorm: draw.ones(hiddenSize),
     q: linear(heads * headDim, hiddenSize),
@@ -115,17 +139,22 @@ function drawLayer(draw: Draw, config: ModelConfig): LayerParameters {
   };
 }
 
-/** Draws all weights of a model, bf16. */
+/** Draws all weights of a model, bf16, or those of its decoder layers in fp8. */
 export async function randomParameters(
   device: Device,
   config: ModelConfig,
+  weights: WeightFormat,
 ): Promise<ModelParameters> {
   const before = device.info().allocated;
   using owned = new DisposableStack();
   using draw = new Draw(device, owned);
   const matrix = (): ReturnType<Draw["matrix"]> => draw.matrix(config.vocabSize, config.hiddenSize);
   const embedding = matrix();
-  const layers = Array.from({ length: config.layers }, () => drawLayer(draw, config));
+  const layers: LayerParameters[] = [];
+  while (layers.length < config.layers) {
+    layers.push(drawLayer(draw, config, weights));
+    await device.sync(); // what was quantised is gone before more is drawn
+  }
   const outputNorm = draw.ones(config.hiddenSize);
   const output = matrix();
   const { invFreq, scale } = inverseFrequencies(config.rope, config.maxPositions);

@@ -129,7 +129,9 @@ export function e2eMarkdown(results: E2eResults): string {
   const { shape, machine, failures, skipped } = results;
   const bare = peer.decoder?.linear?.tflops ?? NaN;
   return [
-    `Time to the first token, ${shape} shape, random weights, bf16, ${machine.device}:\n`,
+    `Time to the first token, ${shape} shape, random weights, ${
+      results.weights ?? "bf16"
+    }, ${machine.device}:\n`,
     timesTable(results, peer),
     "\n\\* times: one layer's attention times the layers; memory: " +
     (results.sparse.some(({ kv }) => kv === "one")

@@ -94,6 +94,8 @@ export interface E2eResults {
   readonly config: ModelConfig;
   /** Columns and slashes by heads of a layer. */
   readonly budgets: readonly Budget[];
+  /** How the matrices of the decoder layers are kept; bf16 where a file does not say. */
+  readonly weights?: "bf16" | "fp8";
   /** Bytes of weights. */
   weightBytes?: number;
   /** Sparse runs. */

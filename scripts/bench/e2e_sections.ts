@@ -13,7 +13,7 @@ import type { ModelConfig } from "../../src/model/config.ts";
 import { Decoder } from "../../src/model/decoder.ts";
 import { KV_BLOCK, kvBytes, KvCache, type KvShape, kvShape } from "../../src/model/kv_cache.ts";
 import { type MemoryPlan, planMemory } from "../../src/model/memory.ts";
-import type { ModelParameters } from "../../src/model/parameters.ts";
+import type { ModelParameters, WeightFormat } from "../../src/model/parameters.ts";
 import { publishedPatterns } from "./e2e_model.ts";
 import type { DecodeRow, DenseAttentionRow, PrefillRow } from "./e2e_results.ts";
 import { HEAD_DIM, makeOperands } from "./gpu_operands.ts";
@@ -61,11 +61,13 @@ export class E2eModel implements Disposable {
    * @param device Opened with `profile`.
    * @param config Shape.
    * @param parameters Its weights; disposed with the model.
+   * @param weights How they are kept.
    */
   constructor(
     readonly device: Device,
     readonly config: ModelConfig,
     readonly parameters: ModelParameters,
+    readonly weights: WeightFormat,
   ) {
     const { vocabSize } = config;
     this.#decoder = new Decoder(device, config, parameters, PRECISION);
@@ -82,7 +84,7 @@ export class E2eModel implements Disposable {
       kv,
       patterns: mode === "sparse" ? this.#patterns : null,
       precision: PRECISION,
-      weightDtype: () => "bf16",
+      weightDtype: () => this.weights === "fp8" ? "e4m3" : "bf16",
       weights: this.parameters.byteLength,
       free: this.device.info().freeMemory,
     }, tokens);

@@ -7,14 +7,22 @@ import { type DeviceOptions, openDevice, type Planner } from "../device/device.t
 import { type Checkpoint, openCheckpoint } from "../model/checkpoint.ts";
 import { type KvDType, kvShape } from "../model/kv_cache.ts";
 import { type MemoryInputs, type MemoryPlan, planMemory } from "../model/memory.ts";
-import { deviceDtype } from "../model/parameters.ts";
+import { weightBytes, weightDtype, type WeightFormat } from "../model/parameters.ts";
 import { choosePatterns } from "../model/pattern_choice.ts";
 import { MInferenceError } from "../native/errors.ts";
 import { type Options, toNumber } from "./args.ts";
 import { type Command, defineCommand } from "./command.ts";
 import { bytes, count, table } from "./format.ts";
 import { inspectPatterns, PATTERN_OPTIONS, rejectPatternOptions } from "./inspect_patterns.ts";
-import { DEVICE_OPTIONS, deviceOptions, KV_OPTIONS, kvDtype } from "./model_options.ts";
+import { inspectPrecision, PRECISION_OPTIONS } from "./inspect_precision.ts";
+import {
+  DEVICE_OPTIONS,
+  deviceOptions,
+  KV_OPTIONS,
+  kvDtype,
+  WEIGHT_OPTIONS,
+  weightFormat,
+} from "./model_options.ts";
 import { millions } from "./models.ts";
 
 const OPTIONS = {
@@ -24,6 +32,8 @@ const OPTIONS = {
     help: "plan memory for these lengths (default 4k,32k,128k and the model's limit)",
   },
   ...KV_OPTIONS,
+  ...WEIGHT_OPTIONS,
+  ...PRECISION_OPTIONS,
   ...PATTERN_OPTIONS,
   ...DEVICE_OPTIONS,
 } as const satisfies Options;
@@ -60,20 +70,22 @@ async function withRoom<T>(options: DeviceOptions, body: (room: Room) => T): Pro
 }
 
 function plan(
-  { config, tensors }: Checkpoint,
+  checkpoint: Checkpoint,
   patterns: MemoryInputs["patterns"],
   { free, planner }: Room,
-  weights: number,
+  format: WeightFormat | undefined,
   kv: KvDType | undefined,
   tokens: number,
 ): MemoryPlan {
+  const { config } = checkpoint;
+  const weights = weightBytes(planner, checkpoint, format);
   return planMemory({
     device: planner,
     config,
     kv: kvShape(config, kv ?? "f16", "f16"), // as wide as bf16
     patterns,
     precision: "bf16",
-    weightDtype: (name) => deviceDtype(planner, tensors.get(name)!),
+    weightDtype: (name) => weightDtype(planner, checkpoint, name, format),
     weights,
     free: Math.max(0, free - weights), // they are not loaded
   }, tokens);
@@ -142,16 +154,22 @@ With --patterns: what each head computes, from a pattern file (default: what the
 With --html, too: a web page of maps, of pictures of the attention on a sample, and of what other budgets
 would keep there.
 
+With --precision: loads the model twice, as stored and with fp8 weights, and shows how far each kind of linear
+layer and the predictions on a sample are apart.
+
 Examples:
   minference inspect needle-27m --context 32k,128k
+  minference inspect needle-27m --precision
   minference inspect needle-27m --patterns --html patterns.html -f book.txt`,
   options: OPTIONS,
   async run(invocation): Promise<void> {
     const { values, positionals, output } = invocation;
+    if (values.precision) return await inspectPrecision(invocation);
     if (values.patterns) return await inspectPatterns(invocation);
     rejectPatternOptions(values, positionals);
     const device = deviceOptions(values);
     const kv = kvDtype(values);
+    const kept = weightFormat(values);
     const given = values.context?.split(",")
       .map((text) => toNumber("context", text, { least: 1 }));
     const checkpoint = await openCheckpoint(positionals[0]);
@@ -166,7 +184,7 @@ Examples:
     const lengths = given ?? [...usual, config.maxPositions];
     const { room, plans } = await withRoom(device, (room) => ({
       room,
-      plans: lengths.map((tokens) => plan(checkpoint, patterns, room, weights, kv, tokens)),
+      plans: lengths.map((tokens) => plan(checkpoint, patterns, room, kept, kv, tokens)),
     }));
     const result = {
       ...{ modelName, path, format, config, patternsPath, unused },

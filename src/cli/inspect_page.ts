@@ -9,17 +9,15 @@ import { makePage } from "../inspect/html.ts";
 import type { PageData, SampleReport } from "../inspect/page_data.ts";
 import type { PatternReport } from "../inspect/patterns.ts";
 import { measureSample } from "../inspect/sample.ts";
-import type { Model } from "../model/model.ts";
 import { MInferenceError } from "../native/errors.ts";
 import { LEAST_TOKENS } from "../search/search.ts";
-import { makeTaskOfTokens } from "../tasks/retrieval.ts";
 import { toNumber, UsageError } from "./args.ts";
 import type { Invocation } from "./command.ts";
 import { count } from "./format.ts";
 import type { PATTERN_OPTIONS } from "./inspect_patterns.ts";
 import { type DEVICE_OPTIONS, deviceOptions, openModel } from "./model_options.ts";
 import { ProgressBar } from "./progress.ts";
-import { readPrompt } from "./prompt.ts";
+import { makeSample } from "./sample.ts";
 
 /** `3:0,7:5` as layers and heads of the model. */
 function parseHeads(text: string, { layers }: PatternReport): ChosenHead[] {
@@ -32,30 +30,6 @@ function parseHeads(text: string, { layers }: PatternReport): ChosenHead[] {
       }, got "${part}"`,
     );
   });
-}
-
-interface Sample {
-  readonly name: string;
-  readonly ids: Uint32Array;
-}
-
-/** The user's text, or a list of keys and values with a question, as the pattern search has it. */
-async function makeSample(model: Model, tokens: number, file?: string): Promise<Sample> {
-  const { tokenizer } = model;
-  if (file === undefined) {
-    const encode = (text: string): Uint32Array => tokenizer.encode(text);
-    const task = makeTaskOfTokens({ kind: "uuid", seed: 1 }, tokens, (t) => encode(t).length);
-    const ids = encode(task.context + task.questions[0].prompt);
-    return { name: "a generated list of keys and values", ids };
-  }
-  const text = await readPrompt({ file });
-  const ids = await tokenizer.encodeAsync(text);
-  if (ids.length < LEAST_TOKENS) {
-    throw new UsageError(`${file} has ${ids.length} tokens, a sample needs ${LEAST_TOKENS}`);
-  }
-  const name = file === "-" ? "standard input" : basename(file);
-  if (ids.length <= tokens) return { name, ids };
-  return { name: `the beginning of ${name}`, ids: ids.subarray(0, tokens) };
 }
 
 function unwritable(path: string, cause: unknown): unknown {

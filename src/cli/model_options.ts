@@ -7,6 +7,7 @@ import { type Device, type DeviceOptions, openDevice } from "../device/device.ts
 import { locateModel } from "../model/locate.ts";
 import type { KvDType } from "../model/kv_cache.ts";
 import { loadModel, type Model } from "../model/model.ts";
+import type { WeightFormat } from "../model/parameters.ts";
 import type { PatternChoice } from "../model/pattern_choice.ts";
 import { PUBLISHED_MODELS } from "../model/published_patterns.ts";
 import { type Options, toChoice, toNumber, UsageError, type Values } from "./args.ts";
@@ -32,6 +33,20 @@ export function kvDtype({ kv }: Values<typeof KV_OPTIONS>): KvDType | undefined 
   return toChoice("kv", kv, ["f32", "f16", "bf16", "fp8"]);
 }
 
+/** Options of commands that load weights or plan for them. */
+export const WEIGHT_OPTIONS = {
+  weights: {
+    type: "string",
+    value: "FORMAT",
+    help: "stored (default) or fp8: decoder layers as e4m3 with a scale per output feature",
+  },
+} as const satisfies Options;
+
+/** What {@linkcode WEIGHT_OPTIONS} say. */
+export function weightFormat({ weights }: Values<typeof WEIGHT_OPTIONS>): WeightFormat | undefined {
+  return toChoice("weights", weights, ["stored", "fp8"]);
+}
+
 /** Options of commands that run a model. */
 export const MODEL_OPTIONS = {
   patterns: {
@@ -42,6 +57,7 @@ export const MODEL_OPTIONS = {
   },
   context: { type: "string", value: "N", help: "most tokens held (default: the model's limit)" },
   ...KV_OPTIONS,
+  ...WEIGHT_OPTIONS,
   ...DEVICE_OPTIONS,
 } as const satisfies Options;
 
@@ -71,6 +87,8 @@ export interface ModelSettings {
   readonly contextLength?: number;
   /** How keys and values are kept. */
   readonly kvDtype?: KvDType;
+  /** How weights are kept. */
+  readonly weights?: WeightFormat;
   /** Sparse patterns. */
   readonly patterns: PatternChoice;
 }
@@ -81,6 +99,7 @@ export function modelSettings(values: Values<typeof MODEL_OPTIONS>): ModelSettin
     device: deviceOptions(values),
     contextLength: toNumber("context", values.context, { least: 1 }),
     kvDtype: kvDtype(values),
+    weights: weightFormat(values),
     patterns: patternChoice(values.patterns),
   };
 }
@@ -109,11 +128,13 @@ export async function openModel(
   await using owned = new AsyncDisposableStack();
   const device = owned.use(await openDevice({ ...settings.device, profile: options.profile }));
   using bar = new ProgressBar();
-  const { contextLength, kvDtype, patterns } = settings;
+  const { contextLength, kvDtype, weights, patterns } = settings;
   const { signal } = options;
   const { onProgress } = bar;
   const model = owned.use(
-    await loadModel(path, { device, contextLength, kvDtype, patterns, signal, onProgress }),
+    await loadModel(path, {
+      ...{ device, contextLength, kvDtype, weights, patterns, signal, onProgress },
+    }),
   );
   const opened = owned.move();
   return { device, model, [Symbol.asyncDispose]: () => opened.disposeAsync() };

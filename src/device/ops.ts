@@ -16,6 +16,8 @@ export interface Weight {
   readonly rows: number;
   /** Input features. */
   readonly columns: number;
+  /** f32 [rows], with e4m3 alone: what its rows are multiplied by. */
+  readonly scales?: Ref;
 }
 
 /** out[r] = table[ids[r]]. */
@@ -120,6 +122,7 @@ function encodeLinear(
     x,
     w: w.view,
     bias: options.bias ?? ABSENT,
+    w_scales: w.scales ?? ABSENT,
     y,
     ...workspace,
     rows,
@@ -228,6 +231,12 @@ export function convert(
     dst_dtype: dstDtype,
     elements,
   }));
+}
+
+/** Quantises a matrix [rows, columns] of any weight dtype into `out`, e4m3 with a scale per row. */
+export function quantiseRows(device: Device, src: View, out: Weight & { scales: Ref }): void {
+  const { view: dst, scales, rows, columns: dim } = out;
+  device.submit(params.quantiseRows.encode({ src, dst, scales, rows, dim }));
 }
 
 /** Rows of e4m3 [heads, rows, dim] with a scale for every 128 rows of a head. */

@@ -5,11 +5,12 @@
  */
 import type { CallOptions, Device, DeviceKind } from "../device/device.ts";
 import { byteLength, type DType, FORMAT } from "../device/dtype.ts";
-import { convert, type Weight } from "../device/ops.ts";
+import { convert, quantiseRows, type Weight } from "../device/ops.ts";
 import type { Tensor } from "../device/tensor.ts";
 import { MInferenceError } from "../native/errors.ts";
 import type { Ref } from "../native/structs.ts";
 import type { Checkpoint } from "./checkpoint.ts";
+import type { ModelConfig } from "./config.ts";
 import { type OnProgress, Reporter } from "./progress.ts";
 import { inverseFrequencies } from "./rope.ts";
 import type { TensorSource } from "./weight_types.ts";
@@ -69,8 +70,16 @@ export interface ModelParameters extends Disposable {
   rope(length: number): { invFreq: Ref; scale: number };
 }
 
+/**
+ * How a model's weights are kept: as `stored` in the checkpoint (on a GPU bf16 or f16), or the matrices of its decoder
+ * layers in `fp8`, e4m3 with a scale per output feature.
+ */
+export type WeightFormat = "stored" | "fp8";
+
 /** Options of {@linkcode loadParameters}. */
 export interface LoadParametersOptions extends CallOptions {
+  /** How the weights are kept. Default `stored`. */
+  weights?: WeightFormat;
   /** Receives bytes loaded. */
   onProgress?: OnProgress;
 }
@@ -82,6 +91,48 @@ export function deviceDtype(
 ): DType {
   if (kind === "cpu" || source.dtype === "f16") return source.dtype;
   return "bf16";
+}
+
+/** Sizes of matrices of e4m3 are multiples of this (`MI_E4M3_COLUMNS`; cuBLASLt asks it of the output features, too). */
+const E4M3_MULTIPLE = 16;
+
+/** Whether `fp8` concerns a weight: the embedding, the output projection and odd sizes stay as they are. */
+function quantisable(config: ModelConfig, name: string, shape: readonly number[]): boolean {
+  const { kvHeads, headDim, intermediateSize } = config;
+  const sizes = [...shape];
+  // Parts of fused projections are matrices of their own.
+  if (name.endsWith(".attn_qkv.weight")) sizes.push(kvHeads * headDim);
+  if (name.endsWith(".ffn_gate_up.weight")) sizes.push(intermediateSize);
+  return name.startsWith("layers.") && shape.length === 2 &&
+    sizes.every((size) => size % E4M3_MULTIPLE === 0);
+}
+
+/** The element type that a weight of `weightSpecs` has on a device. */
+export function weightDtype(
+  device: { readonly kind: DeviceKind },
+  { config, tensors }: Pick<Checkpoint, "config" | "tensors">,
+  name: string,
+  weights: WeightFormat = "stored",
+): DType {
+  const source = tensors.get(name)!;
+  if (source.shape.length < 2) return "f32";
+  if (weights === "fp8" && quantisable(config, name, source.shape)) return "e4m3";
+  return deviceDtype(device, source);
+}
+
+/** Bytes that a checkpoint's weights take on a device, with their scales. */
+export function weightBytes(
+  device: { readonly kind: DeviceKind },
+  checkpoint: Pick<Checkpoint, "config" | "tensors">,
+  weights: WeightFormat = "stored",
+): number {
+  let sum = 0;
+  for (const [name, { shape }] of checkpoint.tensors) {
+    const dtype = weightDtype(device, checkpoint, name, weights);
+    sum += byteLength(dtype, shape.reduce((a, b) => a * b, 1));
+    if (dtype === "e4m3") sum += byteLength("f32", shape[0]);
+  }
+  return sum;
 }
 
 /** Loads tensors and keeps what must be freed. */
@@ -113,15 +164,24 @@ class Loader implements Disposable {
     return this.checkpoint.tensors.has(name);
   }
 
-  /** The tensor in the given type: its bytes go from the file to the device, never through JavaScript. */
-  async #load(name: string, dtypeOf: (source: TensorSource) => DType): Promise<Tensor> {
-    const { device, options } = this;
-    options.signal?.throwIfAborted();
+  #source(name: string): TensorSource {
+    this.options.signal?.throwIfAborted();
     const source = this.checkpoint.tensors.get(name);
-    if (!source) {
-      throw new MInferenceError("CHECKPOINT", `tensor ${name} is missing`, { details: { name } });
-    }
-    const dtype = dtypeOf(source);
+    if (source) return source;
+    throw new MInferenceError("CHECKPOINT", `tensor ${name} is missing`, { details: { name } });
+  }
+
+  /** Counts what was read. */
+  #count({ bytes }: TensorSource): void {
+    this.#loaded += bytes;
+    this.#report.update(this.#loaded);
+  }
+
+  /** The tensor in the type it has there: its bytes go from the file to the device, never through JavaScript. */
+  async #load(name: string): Promise<Tensor> {
+    const { device, options } = this;
+    const source = this.#source(name);
+    const dtype = this.#dtype(name);
     const target = this.own(device.tensor(source.shape, { dtype }));
     if (dtype === source.dtype) {
       await device.load(target, 0, source.path, source.offset, source.bytes);
@@ -132,17 +192,39 @@ class Loader implements Disposable {
       convert(device, staged.ref(), code, target.ref(), FORMAT[dtype].code, target.length);
       await device.sync(options);
     }
-    this.#loaded += source.bytes;
-    this.#report.update(this.#loaded);
+    this.#count(source);
     return target;
   }
 
+  /** A matrix as e4m3; what the file holds stays on the device only until it is quantised. */
+  async #quantised(name: string): Promise<Weight> {
+    const { device, options } = this;
+    const source = this.#source(name);
+    const [rows, columns] = source.shape;
+    const codes = this.own(device.tensor(source.shape, { dtype: "e4m3" }));
+    const scales = this.own(device.tensor([rows])).ref();
+    const weight = { view: codes.view(), rows, columns, scales };
+    using staged = device.tensor(source.shape, { dtype: source.dtype });
+    await device.load(staged, 0, source.path, source.offset, source.bytes);
+    quantiseRows(device, staged.view(), weight);
+    await device.sync(options);
+    this.#count(source);
+    return weight;
+  }
+
+  #dtype(name: string): DType {
+    return weightDtype(this.device, this.checkpoint, name, this.options.weights);
+  }
+
   async vector(name: string): Promise<Ref> {
-    return (await this.#load(name, () => "f32")).ref();
+    return (await this.#load(name)).ref();
   }
 
   async matrix(name: string): Promise<Weight> {
-    const tensor = await this.#load(name, (source) => deviceDtype(this.device, source));
+    if (this.checkpoint.tensors.has(name) && this.#dtype(name) === "e4m3") {
+      return await this.#quantised(name);
+    }
+    const tensor = await this.#load(name);
     const [rows, columns] = tensor.shape;
     return { view: tensor.view(), rows, columns };
   }
@@ -159,14 +241,16 @@ function slice(
   first: number,
   rows: number,
 ): LinearParameters {
-  const { view, columns } = whole.weight;
+  const { view, columns, scales } = whole.weight;
   const offset = view.offset + byteLength(dtype, first * columns);
-  const bias = whole.bias && { ...whole.bias, offset: whole.bias.offset + first * 4 };
-  return { weight: { view: { ...view, offset }, rows, columns }, bias };
+  const from = (vector?: Ref): Ref | undefined =>
+    vector && { ...vector, offset: vector.offset + first * 4 };
+  const weight = { view: { ...view, offset }, rows, columns, scales: from(scales) };
+  return { weight, bias: from(whole.bias) };
 }
 
 async function loadLayer(loader: Loader, layer: number): Promise<LayerParameters> {
-  const { config, tensors } = loader.checkpoint;
+  const { config } = loader.checkpoint;
   const name = (weight: LayerWeight, part?: "bias"): string => layerWeight(layer, weight, part);
   const vector = (weight: LayerWeight): Promise<Ref> => loader.vector(name(weight));
   const optional = (weight: LayerWeight): Promise<Ref> | undefined =>
@@ -180,7 +264,12 @@ async function loadLayer(loader: Loader, layer: number): Promise<LayerParameters
     rows: readonly number[],
   ): Promise<LinearParameters[]> => {
     const whole = await linear(fused);
-    const dtype = deviceDtype(loader.device, tensors.get(name(fused))!);
+    const dtype = weightDtype(
+      loader.device,
+      loader.checkpoint,
+      name(fused),
+      loader.options.weights,
+    );
     let first = 0;
     return rows.map((count) => slice(whole, dtype, (first += count) - count, count));
   };
@@ -211,7 +300,7 @@ async function loadLayer(loader: Loader, layer: number): Promise<LayerParameters
  *
  * @param device Where to.
  * @param checkpoint Where from.
- * @param options Signal and progress.
+ * @param options Format, signal and progress.
  * @throws {MInferenceError} `IO`, `OUT_OF_MEMORY`; `signal.reason` on abort. Nothing stays allocated.
  */
 export async function loadParameters(

@@ -9,7 +9,7 @@ import { Struct } from "./structs.ts";
 export const ABI_VERSION = 3;
 
 /** `MI_OP_COUNT`. */
-export const OP_COUNT = 14;
+export const OP_COUNT = 15;
 
 /** Names of `mi_op`, by number. */
 export const OP_NAMES = [
@@ -27,6 +27,7 @@ export const OP_NAMES = [
   "index",
   "quantise",
   "dequantise",
+  "quantise_rows",
 ] as const;
 
 /** `mi_pattern_kind`. */
@@ -103,6 +104,7 @@ export const linear = new Struct("mi_linear_params", {
   x: "view",
   w: "view",
   bias: "ref",
+  w_scales: "ref",
   y: "view",
   workspace: "ref",
   workspace_bytes: "u64",
@@ -271,3 +273,12 @@ export const dequantise = new Struct("mi_dequantise_params", {
   dim: "i32",
   reserved: "i32",
 }, 13);
+
+/** `mi_quantise_rows_params`. */
+export const quantiseRows = new Struct("mi_quantise_rows_params", {
+  src: "view",
+  dst: "view",
+  scales: "ref",
+  rows: "i32",
+  dim: "i32",
+}, 14);

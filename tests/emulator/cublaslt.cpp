@@ -1,10 +1,12 @@
 // The part of cuBLASLt that the library uses, on the CPU: MINFERENCE_CUBLASLT names the emulated library itself. Enumeration
-// values are cuBLASLt's.
+// values are cuBLASLt's. MINFERENCE_EMULATED_CUBLASLT=12.8 is one without vectors of scales.
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <thread>
 #include <vector>
 
+#include "../core/e4m3.h"
 #include "include/cuda_bf16.h"
 #include "include/cuda_fp16.h"
 
@@ -12,12 +14,17 @@
 
 namespace {
 
-enum Type { kR32F = 0, kR16F = 2, kR16BF = 14 };
+enum Type { kR32F = 0, kR16F = 2, kR16BF = 14, kR8FE4M3 = 28 };
 enum Status { kSuccess = 0, kInvalidValue = 7, kNotSupported = 15 };
 
 struct Desc {
   int transpose_a = 0, transpose_b = 0, epilogue = 1, bias_type = -1;
   const void* bias = nullptr;
+  const float *a_scales = nullptr, *b_scales = nullptr;
+  int a_scale_mode = 0, b_scale_mode = 0;
+  int8_t fast_sums = 0;
+
+  bool outer() const { return a_scale_mode == 3; }
 };
 struct Layout {  // column-major, columns `stride` elements apart
   int type;
@@ -27,6 +34,7 @@ struct Layout {  // column-major, columns `stride` elements apart
 float load(const void* data, int64_t i, int type) {
   if (type == kR32F) return static_cast<const float*>(data)[i];
   if (type == kR16F) return __half2float(static_cast<const __half*>(data)[i]);
+  if (type == kR8FE4M3) return mi::float_from_e4m3(static_cast<const uint8_t*>(data)[i]);
   return __bfloat162float(static_cast<const __nv_bfloat16*>(data)[i]);
 }
 void store(void* data, int64_t i, int type, float x) {
@@ -42,8 +50,21 @@ std::vector<float> floats(const void* data, const Layout& l) {
   return all;
 }
 
+// Operands of e4m3: tensor cores take sizes and strides of whole 16 bytes.
+bool supported_e4m3(const Desc& d, const Layout& a, const Layout& b, const Layout& out) {
+  const char* version = std::getenv("MINFERENCE_EMULATED_CUBLASLT");
+  const bool old = version && !std::strcmp(version, "12.8");
+  const bool scales = d.a_scale_mode == 0 && d.b_scale_mode == 0
+                          ? !d.a_scales && !d.b_scales
+                          : !old && d.outer() && d.b_scale_mode == 3 && d.a_scales && d.b_scales;
+  return scales && out.type != kR8FE4M3 && a.rows % 16 == 0 && a.columns % 16 == 0 && a.stride % 16 == 0 &&
+         b.stride % 16 == 0;
+}
+
 bool supported(const Desc& d, const Layout& a, const Layout& b, const Layout& out) {
-  return d.transpose_a == 1 && d.transpose_b == 0 && a.type == b.type && (out.type == a.type || out.type == kR32F) &&
+  const bool narrow = a.type == kR8FE4M3;
+  if (narrow ? !supported_e4m3(d, a, b, out) : d.a_scale_mode || d.b_scale_mode || d.fast_sums) return false;
+  return d.transpose_a == 1 && d.transpose_b == 0 && a.type == b.type && (narrow || out.type == a.type || out.type == kR32F) &&
          a.rows == b.rows && out.rows == a.columns && out.columns == b.columns && a.stride >= a.rows &&
          b.stride >= b.rows && out.stride >= out.rows;
 }
@@ -67,7 +88,12 @@ API int cublasLtMatmulDescSetAttribute(void* desc, int attribute, const void* va
     case 4: return set(d.transpose_b);
     case 7: return set(d.epilogue);
     case 8: return set(d.bias);
+    case 17: return set(d.a_scales);
+    case 18: return set(d.b_scales);
+    case 25: return set(d.fast_sums);
     case 26: return set(d.bias_type);
+    case 31: return set(d.a_scale_mode);
+    case 32: return set(d.b_scale_mode);
     default: return kInvalidValue;
   }
 }
@@ -112,6 +138,7 @@ API int cublasLtMatmul(void*, void* desc, const float* alpha, const void* a, voi
         for (; k < depth; k++) sum += x[k] * y[k];
         for (float s : sums) sum += s;
         sum *= *alpha;
+        if (op.outer()) sum *= op.a_scales[i] * op.b_scales[j];
         if (op.epilogue == 4) sum += load(op.bias, i, op.bias_type);
         if (*beta != 0) sum += *beta * load(c, j * cl.stride + i, cl.type);
         store(d, j * dl.stride + i, dl.type, sum);

@@ -118,7 +118,8 @@ __global__ void __launch_bounds__(kScaleThreads)
   finish(int64_t(first) + row, feature, sums[int64_t(row) * out_features + feature] * x_scales[first + row]);
 }
 
-// Workspace: cuBLASLt's, x as codes, its scales, bias in y's dtype, unscaled sums where cuBLASLt does not scale.
+// Workspace: cuBLASLt's, x as codes, its scales, bias in y's dtype, unscaled sums where cuBLASLt does not scale. What is
+// in use does not show when it is planned: there is room for all of it.
 struct Workspace {
   int64_t codes = CublasLt::kWorkspaceBytes, x_scales, bias, sums, end;
 
@@ -126,7 +127,7 @@ struct Workspace {
     const auto after = [](int64_t at, int64_t bytes) { return round_up(at + bytes, 256); };
     x_scales = after(codes, int64_t(a.rows) * a.in_features);
     bias = after(x_scales, int64_t(a.rows) * 4);
-    sums = after(bias, a.bias ? int64_t(a.out_features) * 4 : 0);
+    sums = after(bias, int64_t(a.out_features) * 4);
     end = after(sums, min64(a.rows, kSumRows) * a.out_features * 4);
   }
 };

@@ -28,7 +28,7 @@ if (!shape || !(layers >= 1 && layers <= shape.layers) || !(tokens >= 1)) {
 const config = { ...shape, layers };
 
 await using device = await openDevice({ profile: true });
-const parameters = await randomParameters(device, config);
+const parameters = await randomParameters(device, config, "stored");
 // The search asks for nothing else of a checkpoint, and for no text.
 await using model = new Model(device, { config } as Checkpoint, {} as Tokenizer, null, {
   parameters,
@@ -39,6 +39,7 @@ await using model = new Model(device, { config } as Checkpoint, {} as Tokenizer,
     dtype: device.kind === "cuda" ? "bf16" : "f16",
   },
   precision: "bf16",
+  weights: "stored",
   contextLength: config.maxPositions,
   ownsDevice: false,
 });

@@ -6,7 +6,7 @@
 import { openDevice } from "../device/device.ts";
 import { measurePrecision, type PrecisionReport } from "../inspect/precision.ts";
 import { locateModel } from "../model/locate.ts";
-import { loadModel, type Model } from "../model/model.ts";
+import { engineOf, loadModel, type Model } from "../model/model.ts";
 import type { WeightFormat } from "../model/parameters.ts";
 import { LEAST_TOKENS } from "../search/search.ts";
 import { type Options, toNumber, UsageError } from "./args.ts";
@@ -76,7 +76,7 @@ export async function inspectPrecision(
   {
     using bar = new ProgressBar("layers");
     const { onProgress } = bar;
-    report = await measurePrecision(stored, fp8, ids, { signal, onProgress });
+    report = await measurePrecision(engineOf(stored), engineOf(fp8), ids, { signal, onProgress });
   }
   const { modelName } = stored.checkpoint;
   const result = { modelName, device: device.info().name, sampleName: name, ...report };

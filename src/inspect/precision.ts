@@ -7,8 +7,8 @@ import type { CallOptions, Device } from "../device/device.ts";
 import { linear, type Weight } from "../device/ops.ts";
 import { Scratch } from "../device/scratch.ts";
 import type { Tensor } from "../device/tensor.ts";
-import { engineOf, type Model } from "../model/model.ts";
-import type { LayerParameters, LinearParameters } from "../model/parameters.ts";
+import type { Engine } from "../model/model.ts";
+import type { LinearParameters } from "../model/parameters.ts";
 import { activationDtype } from "../model/pass.ts";
 import { type OnProgress, Reporter } from "../model/progress.ts";
 
@@ -149,9 +149,12 @@ function byKind(matrices: readonly MatrixError[]): KindError[] {
 }
 
 /** Logits [tokens, vocabulary] of a sample. */
-async function logitsOf(model: Model, tokens: Uint32Array, options: CallOptions): Promise<Tensor> {
-  const { device, config } = model;
-  const { decoder, createCache } = engineOf(model);
+async function logitsOf(
+  { decoder, createCache }: Engine,
+  tokens: Uint32Array,
+  options: CallOptions,
+): Promise<Tensor> {
+  const { device, config } = decoder;
   using owned = new DisposableStack();
   const logits = owned.use(device.tensor([tokens.length, config.vocabSize]));
   using cache = createCache();
@@ -187,14 +190,14 @@ function compareRow(
 }
 
 async function comparePredictions(
-  stored: Model,
-  fp8: Model,
+  stored: Engine,
+  fp8: Engine,
   tokens: Uint32Array,
   options: CallOptions,
 ): Promise<PredictionError> {
   using expected = await logitsOf(stored, tokens, options);
   using actual = await logitsOf(fp8, tokens, options);
-  const { vocabSize } = stored.config;
+  const { vocabSize } = stored.decoder.config;
   const error = new RelativeError();
   let [same, klSum, klMax] = [0, 0, 0];
   for (let row = 0; row < tokens.length; row++) {
@@ -226,15 +229,13 @@ async function comparePredictions(
  * @throws {MInferenceError} `OUT_OF_MEMORY`; `signal.reason` on abort.
  */
 export async function measurePrecision(
-  stored: Model,
-  fp8: Model,
+  stored: Engine,
+  fp8: Engine,
   tokens: Uint32Array,
   options: PrecisionOptions = {},
 ): Promise<PrecisionReport> {
-  const { device, config } = stored;
-  const layersOf = (model: Model): readonly LayerParameters[] =>
-    engineOf(model).decoder.parameters.layers;
-  const [before, after] = [layersOf(stored), layersOf(fp8)];
+  const { device, config } = stored.decoder;
+  const [before, after] = [stored, fp8].map(({ decoder }) => decoder.parameters.layers);
   const progress = new Reporter("search", config.layers, options.onProgress);
   return await device.exclusive(async () => {
     using scratch = new Scratch(device);

@@ -93,6 +93,39 @@ Deno.test("inspect plans an fp8 cache at half the memory; other types are wrong 
   assert.match(odd.stderr, /--kv is one of f32, f16, bf16, fp8; got "int8"/);
 });
 
+Deno.test("inspect --weights fp8 plans fewer bytes, and run answers with them", async () => {
+  const plan = ["inspect", "needle-27m", "--context", "8k", "--json"];
+  const { text, question } = passkeyPrompt(6000);
+  const run = ["run", MODEL, "-f", "-", "-p", question, "--max-tokens", "6", "--weights", "fp8"];
+  const [stored, fp8, answer] = await Promise.all([
+    minference(plan),
+    minference([...plan, "--weights", "fp8"]),
+    minference(run, { stdin: text }),
+  ]);
+  const weights = [stored, fp8].map(({ stdout }) => JSON.parse(stdout).plans[0].weights);
+  assert.ok(weights[1] < weights[0], `${weights}`); // 8.5 bits an element against 8 and the scales
+  assert.equal(answer.stdout, " 48213\n", answer.stderr);
+});
+
+Deno.test("inspect --precision shows each kind of layer and the predictions", async () => {
+  const args = ["inspect", MODEL, "--precision", "--tokens", "1k"];
+  const [json, human] = await Promise.all([minference([...args, "--json"]), minference(args)]);
+  assert.equal(json.code, 0, json.stderr);
+  const { kinds, matrices, sample } = JSON.parse(json.stdout);
+  assert.deepEqual(
+    kinds.map(({ kind }: { kind: string }) => kind),
+    ["q", "k", "v", "output", "gate", "up", "down"],
+  );
+  assert.equal(matrices.length, 8 * 7);
+  for (const { weight, output, worst } of kinds) {
+    assert.ok(weight > 0.01 && weight < 0.04 && worst.output >= output, `${weight} ${output}`);
+  }
+  assert.ok(sample.tokens >= 1000 && sample.logits < 0.15 && sample.topAgreement > 0.9);
+  assert.ok(sample.klMean < 0.05, `${sample.klMean}`);
+  assert.match(human.stdout, /^linear +weights +outputs +worst outputs +of layer$/m);
+  assert.match(human.stdout, /logits off by .*%, the same top token at .*%, KL divergence/);
+});
+
 Deno.test("doctor finds everything here, and tells what to do where something is missing", async () => {
   const [well, ill] = await Promise.all([
     minference(["doctor", "--json"]),

@@ -38,6 +38,10 @@ const suites: Record<string, () => Promise<void>> = {
       "tests/model/kv_cache_test.ts",
       "tests/model/memory_test.ts",
     ], {}),
+  "fp8 weights": () =>
+    runSuite(["tests/model/linear_fp8_test.ts", "tests/model/weights_fp8_test.ts"], {}),
+  "fp8 weights without vectors of scales": () =>
+    runSuite(["tests/model/linear_fp8_test.ts"], { MINFERENCE_EMULATED_CUBLASLT: "12.8" }),
   "device and every model architecture": () =>
     runSuite(["tests/device", "tests/model/architectures_test.ts"], {}),
   "generation": () => runSuite(["tests/model/generation_test.ts"], {}),

@@ -108,7 +108,8 @@ Deno.test("inspect --weights fp8 plans fewer bytes, and run answers with them", 
 });
 
 Deno.test("inspect --precision shows each kind of layer and the predictions", async () => {
-  const args = ["inspect", MODEL, "--precision", "--tokens", "1k"];
+  const text = ["-f", `${MODEL}/haystack.txt`, "--tokens", "1k"];
+  const args = ["inspect", MODEL, "--precision", ...text];
   const [json, human] = await Promise.all([minference([...args, "--json"]), minference(args)]);
   assert.equal(json.code, 0, json.stderr);
   const { kinds, matrices, sample } = JSON.parse(json.stdout);
@@ -120,8 +121,8 @@ Deno.test("inspect --precision shows each kind of layer and the predictions", as
   for (const { weight, output, worst } of kinds) {
     assert.ok(weight > 0.01 && weight < 0.04 && worst.output >= output, `${weight} ${output}`);
   }
-  assert.ok(sample.tokens >= 1000 && sample.logits < 0.15 && sample.topAgreement > 0.9);
-  assert.ok(sample.klMean < 0.05, `${sample.klMean}`);
+  assert.ok(sample.tokens === 1024 && sample.logits < 0.15 && sample.topAgreement > 0.75);
+  assert.ok(sample.klMean > 0 && sample.klMean < 0.2, `${sample.klMean}`);
   assert.match(human.stdout, /^linear +weights +outputs +worst outputs +of layer$/m);
   assert.match(human.stdout, /logits off by .*%, the same top token at .*%, KL divergence/);
 });

@@ -101,13 +101,7 @@ struct NarrowTile {
 
   template <int kThreads, class Row>
   __device__ __forceinline__ void load(int count, int head_dim, const void* valid, const Row& row) const {
-    static_assert(kThreads % kPieces == 0, "a thread keeps to one piece");
-    const int i = threadIdx.x % kPieces;
-    for (int r = threadIdx.x / kPieces; r < count; r += kThreads / kPieces) {
-      const char* from = row(r);
-      const bool present = from && i * 16 < head_dim;
-      cp_async_16(smem_address(piece(r, i)), present ? static_cast<const void*>(from + i * 16) : valid, present ? 16 : 0);
-    }
+    load_rows<kThreads, kPieces, 16>(count, head_dim, valid, row, [&](int r, int i) { return smem_address(piece(r, i)); });
   }
 
   __device__ __forceinline__ void scores(int key, const uint32_t (&q)[kDim / 16][4], float (&s)[8]) const {

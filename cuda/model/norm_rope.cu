@@ -27,16 +27,27 @@ __device__ float team_sum(float x, float (&partial)[kNormWarps], int team) {
   return sum;
 }
 
-// `team` warps share a vector of dim elements; the block holds kNormWarps / team vectors.
+// What a thread does: lanes from element `first` on, every `step`, of vector (head, row).
+struct NormPart {
+  bool active;
+  int64_t head, row;
+  int first, step;
+};
+
+// `team` warps share a vector; the block holds kNormWarps / team vectors.
+__device__ NormPart norm_part(int64_t vectors, int rows, int team) {
+  const int warp = threadIdx.x / 32;
+  const int64_t vector = int64_t(blockIdx.x) * (kNormWarps / team) + warp / team;
+  const bool active = vector < vectors;
+  return {active, active ? vector / rows : 0, active ? vector % rows : 0, (int(warp % team) * 32 + int(threadIdx.x % 32)) * kLane,
+          team * 32 * kLane};
+}
+
 __global__ void __launch_bounds__(32 * kNormWarps)
     rms_norm_kernel(DeviceView x, DeviceView residual, DeviceView out, const float* __restrict__ weight,
                     int64_t vectors, int rows, int dim, float eps, int team) {
   __shared__ float partial[kNormWarps];
-  const int warp = threadIdx.x / 32;
-  const int64_t vector = int64_t(blockIdx.x) * (kNormWarps / team) + warp / team;
-  const bool active = vector < vectors;
-  const int64_t head = active ? vector / rows : 0, row = active ? vector % rows : 0;
-  const int first = (warp % team * 32 + threadIdx.x % 32) * kLane, step = team * 32 * kLane;
+  const auto [active, head, row, first, step] = norm_part(vectors, rows, team);
   char* const from = x.row(head, row);
   float sum = 0;
   for (int i = first; i < dim && active; i += step) {
@@ -75,11 +86,7 @@ __global__ void __launch_bounds__(32 * kNormWarps)
     rms_norm_held_kernel(DeviceView x, DeviceView out, const float* __restrict__ weight, int64_t vectors, int rows,
                          int dim, float eps, int team) {
   __shared__ float partial[kNormWarps];
-  const int warp = threadIdx.x / 32;
-  const int64_t vector = int64_t(blockIdx.x) * (kNormWarps / team) + warp / team;
-  const bool active = vector < vectors;
-  const int64_t head = active ? vector / rows : 0, row = active ? vector % rows : 0;
-  const int first = (warp % team * 32 + threadIdx.x % 32) * kLane, step = team * 32 * kLane;
+  const auto [active, head, row, first, step] = norm_part(vectors, rows, team);
   const char* const from = x.row(head, row);
   RawLane held[kHeld];
 #pragma unroll

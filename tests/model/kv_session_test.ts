@@ -5,21 +5,11 @@ import { KV_BLOCK } from "../../src/model/kv_cache.ts";
 import { loadModel } from "../../src/model/model.ts";
 import type { Session } from "../../src/model/session.ts";
 import { device, failure, relativeError } from "../support.ts";
+import { needlePrompt, novel } from "./needle.ts";
+import { NEEDLE } from "./support.ts";
 
-const folder = new URL("../../models/needle-27m/", import.meta.url);
-const model = await loadModel(folder, { device, kvDtype: "fp8" });
-const novel = (await Deno.readTextFile(new URL("haystack.txt", folder))).slice(2000);
+const model = await loadModel(NEEDLE, { device, kvDtype: "fp8" });
 const usual = device.kind === "cuda" || device.info().path === "avx512_bf16" ? "bf16" : "f16";
-
-const question = (name: string): string =>
-  `\nWhat is the special magic number for ${name} mentioned in the provided text? ` +
-  `The special magic number for ${name} mentioned in the provided text is`;
-
-function prompt(characters: number, name: string, value: string): string {
-  const middle = novel.indexOf(" ", characters / 3);
-  const needle = ` One of the special magic numbers for ${name} is: ${value}. `;
-  return novel.slice(0, middle) + needle + novel.slice(middle, characters) + question(name);
-}
 
 async function answer(session: Session): Promise<string> {
   return (await session.generate(undefined, { maxTokens: 10, stop: ["."] }).text).trim();
@@ -32,7 +22,7 @@ Deno.test("answers are those of a 16-bit cache, dense and sparse, read at once a
     [12_000, "quiet-meadow", "3090418"],
   ] as const;
   for (const [characters, name, value] of cases) {
-    const ids = model.tokenizer.encode(prompt(characters, name, value));
+    const ids = model.tokenizer.encode(needlePrompt(characters, name, value));
     for (const patterns of ["dense", "auto"] as const) {
       await using stored = await model.createSession({ patterns, kvDtype: usual });
       await using fp8 = await model.createSession({ patterns });
@@ -48,7 +38,7 @@ Deno.test("answers are those of a 16-bit cache, dense and sparse, read at once a
 });
 
 Deno.test("truncated, replaced and forked within a block, a session is as if the rest had never been", async () => {
-  const ids = model.tokenizer.encode(prompt(4000, "tall-lantern", "7482913"));
+  const ids = model.tokenizer.encode(needlePrompt(4000, "tall-lantern", "7482913"));
   await using session = await model.createSession({ patterns: "dense" });
   await session.prefill(ids);
   await session.generate(undefined, { maxTokens: 150, ignoreEos: true }).text; // into other blocks
@@ -84,10 +74,10 @@ Deno.test("an aborted prefill leaves what was held", async () => {
 });
 
 Deno.test("a memory plan with an fp8 cache is within 3% of what a prefill takes", async () => {
-  const ids = model.tokenizer.encode(prompt(20_000, "tall-lantern", "7482913"));
+  const ids = model.tokenizer.encode(needlePrompt(20_000, "tall-lantern", "7482913"));
   for (const patterns of ["auto", "dense"] as const) {
     await using fresh = await openDevice({ kind: device.kind }); // its peak is this prefill's
-    await using other = await loadModel(folder, { device: fresh, patterns });
+    await using other = await loadModel(NEEDLE, { device: fresh, patterns });
     const plan = other.planMemory(ids.length, { kvDtype: "fp8" });
     assert.ok(plan.kvCache < 0.51 * other.planMemory(ids.length).kvCache);
     const { allocated } = fresh.info();

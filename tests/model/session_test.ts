@@ -4,20 +4,12 @@ import { openDevice } from "../../src/device/device.ts";
 import { loadModel } from "../../src/model/model.ts";
 import type { Session } from "../../src/model/session.ts";
 import { device, failure, relativeError } from "../support.ts";
+import { needlePrompt, novel, question } from "./needle.ts";
+import { NEEDLE } from "./support.ts";
 
-const folder = new URL("../../models/needle-27m/", import.meta.url);
-const model = await loadModel(folder, { device });
-const novel = (await Deno.readTextFile(new URL("haystack.txt", folder))).slice(2000);
+const model = await loadModel(NEEDLE, { device });
 
-const NEEDLE = " One of the special magic numbers for tall-lantern is: 7482913. ";
-const QUESTION =
-  "\nWhat is the special magic number for tall-lantern mentioned in the provided text? " +
-  "The special magic number for tall-lantern mentioned in the provided text is";
-
-function prompt(characters: number): string {
-  const middle = novel.indexOf(" ", characters / 3);
-  return novel.slice(0, middle) + NEEDLE + novel.slice(middle, characters) + QUESTION;
-}
+const prompt = (characters: number): string => needlePrompt(characters, "tall-lantern", "7482913");
 
 async function answer(session: Session): Promise<string> {
   return (await session.generate(undefined, { maxTokens: 10, stop: ["."] }).text).trim();
@@ -50,7 +42,10 @@ Deno.test("replace reuses the longest shared prefix", async () => {
   await using session = await model.createSession({ patterns: "dense" });
   const first = await session.prefill(prompt(4000), { mode: "replace" });
   assert.equal(first.cachedTokens, 0);
-  const other = prompt(4000).replace(QUESTION, "\nWhat is the pass key? The pass key is");
+  const other = prompt(4000).replace(
+    question("tall-lantern"),
+    "\nWhat is the pass key? The pass key is",
+  );
   const second = await session.prefill(other, { mode: "replace" });
   assert.ok(second.cachedTokens > 900, `${second.cachedTokens}`);
   assert.ok(second.tokens < 40, `${second.tokens}`);
@@ -185,7 +180,7 @@ Deno.test("a memory plan is within 3% of what a prefill takes, sparse and dense"
   for (const patterns of ["auto", "dense"] as const) {
     for (const length of [2000, ids.length]) {
       await using fresh = await openDevice({ kind: device.kind }); // its peak is this prefill's
-      await using other = await loadModel(folder, { device: fresh, patterns });
+      await using other = await loadModel(NEEDLE, { device: fresh, patterns });
       const plan = other.planMemory(length);
       assert.ok(plan.fits && plan.maxContext > length);
       const { peak, allocated } = fresh.info();

@@ -3,20 +3,11 @@ import assert from "node:assert/strict";
 import { openDevice } from "../../src/device/device.ts";
 import { loadModel } from "../../src/model/model.ts";
 import { device } from "../support.ts";
-
-const folder = new URL("../../models/needle-27m/", import.meta.url);
-const novel = (await Deno.readTextFile(new URL("haystack.txt", folder))).slice(2000);
-
-function prompt(characters: number, name: string, value: string): string {
-  const middle = novel.indexOf(" ", characters / 3);
-  const needle = ` One of the special magic numbers for ${name} is: ${value}. `;
-  return novel.slice(0, middle) + needle + novel.slice(middle, characters) +
-    `\nWhat is the special magic number for ${name} mentioned in the provided text? ` +
-    `The special magic number for ${name} mentioned in the provided text is`;
-}
+import { needlePrompt } from "./needle.ts";
+import { NEEDLE } from "./support.ts";
 
 Deno.test("needles are found, dense and sparse, with an fp8 cache, too", async () => {
-  await using model = await loadModel(folder, { device, weights: "fp8" });
+  await using model = await loadModel(NEEDLE, { device, weights: "fp8" });
   const cases = [
     [3000, "tall-lantern", "7482913"],
     [6000, "grey-harbour", "5561207"],
@@ -25,7 +16,7 @@ Deno.test("needles are found, dense and sparse, with an fp8 cache, too", async (
   for (const [characters, name, value] of cases) {
     for (const options of [{ patterns: "dense" }, {}, { kvDtype: "fp8" }] as const) {
       await using session = await model.createSession(options);
-      await session.prefill(prompt(characters, name, value));
+      await session.prefill(needlePrompt(characters, name, value));
       const answer = session.generate(undefined, { maxTokens: 10, stop: ["."] });
       assert.equal((await answer.text).trim(), value);
     }
@@ -34,7 +25,7 @@ Deno.test("needles are found, dense and sparse, with an fp8 cache, too", async (
 
 Deno.test("weights take half of 16 bits; loading takes one matrix more; the plan is within 3%", async () => {
   await using fresh = await openDevice({ kind: device.kind });
-  await using model = await loadModel(folder, { device: fresh, weights: "fp8" });
+  await using model = await loadModel(NEEDLE, { device: fresh, weights: "fp8" });
   const loaded = fresh.info();
   const { hiddenSize, intermediateSize, vocabSize } = model.config;
   const matrix = Math.max(hiddenSize * intermediateSize, vocabSize * hiddenSize) * 34 / 32;
@@ -42,7 +33,7 @@ Deno.test("weights take half of 16 bits; loading takes one matrix more; the plan
     loaded.peak - loaded.allocated <= matrix,
     `${loaded.peak} at most, ${loaded.allocated}`,
   );
-  const ids = model.tokenizer.encode(prompt(20_000, "tall-lantern", "7482913"));
+  const ids = model.tokenizer.encode(needlePrompt(20_000, "tall-lantern", "7482913"));
   const plan = model.planMemory(ids.length);
   assert.equal(plan.weights, loaded.allocated);
   await using session = await model.createSession();

@@ -1,7 +1,7 @@
 // Attention forward for Hopper. Four parts of a block work at once:
 //
-//   planner    a warp: item -> batches of units of 64 keys, from the work list
-//   loader     a warp: units -> tiles of two units; lets the copy engine bring their K and V into a ring
+//   planner    a warp: item -> units of 64 keys, from the work list -> batches of tiles of two units
+//   loader     a warp: lets the copy engine bring the tiles' K and V into a ring
 //   consumers  two warpgroups of 64 query rows each ("halves"):
 //              S = Q K^T of a tile, while O += P V of the tile before still runs; softmax; next
 //
@@ -30,7 +30,9 @@ struct RingPosition {
 
 // ---- planner ---------------------------------------------------------------------------------------
 
-// Walks the lists. A warp of its own: its code is long and cold, and must not hold up the copies.
+// Walks the lists and makes tiles of two units that the same halves want, so that nobody computes on a unit without
+// need. All that can be known of a tile beforehand is worked out here, for many tiles at once: the loader has a few
+// hundred cycles for each.
 template <class Config>
 class Planner {
  public:
@@ -43,12 +45,16 @@ class Planner {
       int following = 0;  // asked for long before it is needed
       if (lane_ == 0) following = gridDim.x + atomicAdd(params_.counter, 1);
       plan(item);
-      item = __shfl_sync(0xffffffffu, following, 0);
+      item = __shfl_sync(kAll, following, 0);
     }
-    publish(kNoItem, true, {}, {});
+    Batch& batch = next_batch();
+    if (lane_ == 0) batch.item = kNoItem;
+    publish();
   }
 
  private:
+  static constexpr uint32_t kAll = 0xffffffffu;
+
   __device__ void plan(int item) {
     int head, pair;
     params_.schedule.locate(params_.problem, item, head, pair);
@@ -58,19 +64,80 @@ class Planner {
     if (lane_ == 0) new (&list) HeadList(params_.problem, head);
     __syncwarp();
     UnitWalk<2> walk(params_.problem, list, 2 * pair);
-    bool last = false;
+    bool starts = true, last = false;
     while (!last) {
       const bool any = walk.next_batch();
       last = !any || walk.over();
-      publish(item, last, list.window, any ? walk.mine() : Unit<2>{});
+      Batch& batch = next_batch();
+      const int count = make_tiles(batch, item, list.window, any ? walk.mine() : Unit<2>{}, starts, last);
+      if (count == 0) continue;
+      if (lane_ == 0) batch.item = item, batch.head = head, batch.pair = pair, batch.count = count, batch.starts = starts;
+      publish();
+      starts = false;
     }
   }
 
-  __device__ void publish(int item, bool last, const Window& window, const Unit<2>& unit) {
+  // The lanes' units, in pairs of a kind: kind k are those that the halves want whose bits k has. Kinds take turns, so
+  // that a half that passes over tiles does not pass over many. An odd one out waits for the next batch; in the last one
+  // it takes any partner. If an item has not a single key, its rows have to be written all the same.
+  __device__ int make_tiles(Batch& batch, int item, const Window& window, const Unit<2>& unit, bool starts, bool last) {
+    const uint32_t kind = unit.halves(), was_waiting = waiting_;
+    uint32_t before = 0, odd = 0;  // units of the lane's kind before its own; kinds with an odd one out
+    int pairs[4] = {}, count = 0;
+#pragma unroll
+    for (uint32_t k = 1; k < 4; k++) {
+      const uint32_t lanes = __ballot_sync(kAll, kind == k), first = was_waiting >> k & 1;
+      if (kind == k) before = first + __popc(lanes & ((1u << lane_) - 1));
+      const uint32_t units = first + __popc(lanes);
+      pairs[k] = units / 2;
+      odd |= units % 2 << k;
+      count += pairs[k];
+    }
+    const auto place = [&](uint32_t k, uint32_t i) -> Unit<2>& {  // of unit i of kind k
+      const int round = i / 2;
+      if (round < (k == 1 ? pairs[1] : k == 2 ? pairs[2] : pairs[3])) {
+        const int tile = min(pairs[1], round + (k > 1)) + min(pairs[2], round + (k > 2)) + min(pairs[3], round);
+        return batch.tiles[tile].units[i % 2];
+      }
+      if (!last) return smem_.waiting[k];
+      const int rank = __popc(odd >> (k + 1));
+      return batch.tiles[count + rank / 2].units[rank % 2];
+    };
+    Unit<2> waited;
+    const bool holds = was_waiting >> lane_ & 1;  // lane k that of kind k
+    if (holds) waited = smem_.waiting[lane_];
+    __syncwarp();
+    if (holds) place(lane_, 0) = waited;
+    if (kind) place(kind, before) = unit;
+    waiting_ = last ? 0 : odd;
+    if (last) {
+      const int singles = __popc(odd), tiles = starts && count + singles == 0 ? 1 : (singles + 1) / 2;
+      if (lane_ == 0)
+        for (int i = singles; i < 2 * tiles; i++)  // zeros, from past the last key
+          batch.tiles[count + i / 2].units[i % 2] = {params_.problem.kv_len, 0, {0, 0}, 3};
+      count += tiles;
+    }
+    __syncwarp();
+    if (lane_ < count) {
+      auto& at = batch.tiles[lane_];
+      const Unit<2> a = at.units[0], b = at.units[1];
+      at.tile = {item,
+                 a.halves() | b.halves() | (a.masked | b.masked) << kMaskedShift |
+                     (a.gathered | b.gathered << 1) << kGatheredShift,
+                 window,
+                 {first_key(a), first_key(b)},
+                 {a.first, b.first},
+                 {{a.keys[0], b.keys[0]}, {a.keys[1], b.keys[1]}}};
+    }
+    return count;
+  }
+  __device__ static int32_t first_key(const Unit<2>& unit) { return unit.gathered ? -kEverywhere : unit.first; }
+
+  __device__ Batch& next_batch() {
     mbarrier_wait(smem_address(&smem_.batch_free[at_.stage]), at_.parity ^ 1);
-    Batch& batch = smem_.batches[at_.stage];
-    batch.units[lane_] = unit;
-    if (lane_ == 0) batch.item = item, batch.last = last, batch.window = window;
+    return smem_.batches[at_.stage];
+  }
+  __device__ void publish() {
     __syncwarp();
     if (lane_ == 0) mbarrier_arrive(smem_address(&smem_.batch_full[at_.stage]));
     at_.advance();
@@ -80,29 +147,33 @@ class Planner {
   Smem<Config>& smem_;
   const int lane_;
   RingPosition<2> at_;
+  uint32_t waiting_ = 0;  // bit k: waiting[k] waits for a partner
 };
 
-// ---- loader ----------------------------------------------------------------------------------------
+// ---- loaders ---------------------------------------------------------------------------------------
 
-// Makes tiles of two units that the same halves want, so that nobody computes on a unit without need.
-template <class Config>
+// One warp lets the copy engine bring K, and Q at the start of an item; another, V. Neither waits for the other.
+template <class Config, bool kValues>
 class Loader {
  public:
   __device__ Loader(const ForwardParams& params, Smem<Config>& smem)
-      : params_(params), smem_(smem), lane_(threadIdx.x % 32) {
-    if (lane_ == 0) smem.waiting[0] = {params.problem.kv_len, 0, {0, 0}, 3};  // zeros, from past the last key
-    __syncwarp();
-  }
+      : params_(params), smem_(smem), lane_(threadIdx.x % 32) {}
 
   __device__ void run() {
     for (RingPosition<2> from;; from.advance()) {
       mbarrier_wait(smem_address(&smem_.batch_full[from.stage]), from.parity);
       const Batch& batch = smem_.batches[from.stage];
       if (batch.item == kNoItem) break;
-      load(batch);
+      const int kv_head = batch.head / params_.problem.group, count = batch.count;
+      for (int i = 0; i < count; i++) {
+        load(batch.tiles[i].tile, kv_head);
+        if (!kValues && batch.starts && i == 0) load_q(batch);
+        at_.advance();
+      }
       __syncwarp();
       if (lane_ == 0) mbarrier_arrive(smem_address(&smem_.batch_free[from.stage]));
     }
+    if (kValues) return;
     mbarrier_wait(smem_address(&smem_.k_free[at_.stage]), at_.parity ^ 1);
     if (lane_ > 0) return;
     smem_.tiles[at_.stage].item = kNoItem;
@@ -110,99 +181,40 @@ class Loader {
   }
 
  private:
-  __device__ void load(const Batch& batch) {
-    if (batch.item != item_) {
-      item_ = batch.item;
-      first_ = true;
-      params_.schedule.locate(params_.problem, item_, head_, pair_);
-    }
-    const uint32_t c = batch.units[lane_].halves();
-    uint32_t left[4];  // lanes, by the halves that want their unit
-#pragma unroll
-    for (uint32_t k = 1; k < 4; k++) left[k] = __ballot_sync(0xffffffffu, c == k);
-    // The kinds in turn, so that a half that passes over tiles does not pass over many. An odd one out waits.
-    while (left[1] | left[2] | left[3]) {
-#pragma unroll 1
-      for (uint32_t k = 1; k < 4; k++) {
-        uint32_t lanes = k == 1 ? left[1] : k == 2 ? left[2] : left[3];
-        if (lanes == 0) continue;
-        const Unit<2>&a = batch.units[take_lowest(lanes)], *b = nullptr;
-        if (waiting_ >> k & 1) b = &smem_.waiting[k];
-        else if (lanes) b = &batch.units[take_lowest(lanes)];
-        if (b) {
-          emit(a, *b, batch.window);
-          waiting_ &= ~(1u << k);
-        } else {
-          if (lane_ == 0) smem_.waiting[k] = a;
-          __syncwarp();
-          waiting_ |= 1u << k;
-        }
-        (k == 1 ? left[1] : k == 2 ? left[2] : left[3]) = lanes;
-      }
-    }
-    if (!batch.last) return;
-    // What has no partner of its kind takes any. If there is not a single key, the rows have to be written all the same.
-    while (waiting_ || first_) {
-      const int a = waiting_ ? 31 - __clz(int(waiting_)) : 0;
-      waiting_ &= ~(1u << a);
-      const int b = waiting_ ? 31 - __clz(int(waiting_)) : 0;
-      waiting_ &= ~(1u << b);
-      emit(smem_.waiting[a], smem_.waiting[b], batch.window);
-    }
-  }
-
-  __device__ static int take_lowest(uint32_t& lanes) {
-    const int lane = __ffs(int(lanes)) - 1;
-    lanes &= lanes - 1;
-    return lane;
-  }
-
-  __device__ void emit(const Unit<2>& a, const Unit<2>& b, const Window& window) {
-    const uint32_t stage = at_.stage, freed = at_.parity ^ 1;
-    const uint32_t k_full = smem_address(&smem_.k_full[stage]), v_full = smem_address(&smem_.v_full[stage]);
-    const uint32_t v_free = smem_address(&smem_.v_free[stage]);
-    const uint32_t uses = a.halves() | b.halves();
-    // A lane copies one box: chunk lane % kChunks of unit lane / kChunks.
+  // A lane copies one box: chunk lane % kChunks of unit lane / kChunks.
+  __device__ void load(const Tile& tile, int kv_head) {
+    const uint32_t stage = at_.stage;
+    const uint32_t full = smem_address(kValues ? &smem_.v_full[stage] : &smem_.k_full[stage]);
+    const uint32_t free = smem_address(kValues ? &smem_.v_free[stage] : &smem_.k_free[stage]);
     const int u = lane_ / Config::kChunks, c = lane_ % Config::kChunks;
-    const bool gathered = u == 0 ? a.gathered : b.gathered;
-    const int row = u == 0 ? a.first : b.first, head = gathered ? 0 : head_ / params_.problem.group;
-
-    mbarrier_wait(smem_address(&smem_.k_free[stage]), freed);
+    const bool gathered = tile.flags >> (kGatheredShift + u % 2) & 1;
+    const int row = tile.rows[u % 2], head = gathered ? 0 : kv_head;
+    const int skipping = 2 - __popc(tile.flags & 3);
+    mbarrier_wait(free, at_.parity ^ 1);
     if (lane_ == 0) {
-      smem_.tiles[stage] = {item_, uses | (a.masked | b.masked) << kMaskedShift, window,
-                            {first_key(a), first_key(b)}, {{a.keys[0], b.keys[0]}, {a.keys[1], b.keys[1]}}};
-      mbarrier_expect(k_full, Config::kTileBytes);
-    }
-    __syncwarp();
-    if (u < 2)
-      tma_load(smem_address(smem_.k[stage][c][u]), gathered ? &params_.column_k : &params_.k, k_full,
-               c * kBoxColumns, row, head);
-    if (first_) load_q(u, c);
-    first_ = false;
-
-    mbarrier_wait(v_free, freed);
-    if (lane_ == 0) {
+      if (!kValues) smem_.tiles[stage] = tile;
       // A half that does not use the tile leaves its V alone; it is let go in its place.
-      if (uses != 3) mbarrier_arrive(v_free, (2 - __popc(uses)) * kWarpsPerHalf);
-      mbarrier_expect(v_full, Config::kTileBytes);
+      else if (skipping) mbarrier_arrive(free, skipping * kWarpsPerHalf);
+      mbarrier_expect(full, Config::kTileBytes);
     }
     __syncwarp();
-    if (u < 2)
-      tma_load(smem_address(smem_.v[stage][u][c]), gathered ? &params_.column_v : &params_.v, v_full,
-               c * kBoxColumns, row, head);
-    __syncwarp();
-    at_.advance();
+    if (u >= 2) return;
+    if (kValues)
+      tma_load(smem_address(smem_.v[stage][u][c]), gathered ? &params_.column_v : &params_.v, full, c * kBoxColumns, row, head);
+    else
+      tma_load(smem_address(smem_.k[stage][c][u]), gathered ? &params_.column_k : &params_.k, full, c * kBoxColumns, row, head);
   }
 
-  __device__ static int32_t first_key(const Unit<2>& unit) { return unit.gathered ? -kEverywhere : unit.first; }
-
-  __device__ void load_q(int h, int c) {
+  __device__ void load_q(const Batch& batch) {
+    __syncwarp();
     mbarrier_wait(smem_address(&smem_.q_free), q_parity_ ^ 1);
     q_parity_ ^= 1;
     const uint32_t full = smem_address(&smem_.q_full);
     if (lane_ == 0) mbarrier_expect(full, Config::kQueryBytes);
     __syncwarp();
-    if (h < 2) tma_load(smem_address(smem_.q[h][c]), &params_.q, full, c * kBoxColumns, (2 * pair_ + h) * kUnit, head_);
+    const int h = lane_ / Config::kChunks, c = lane_ % Config::kChunks;
+    if (h < 2)
+      tma_load(smem_address(smem_.q[h][c]), &params_.q, full, c * kBoxColumns, (2 * batch.pair + h) * kUnit, batch.head);
   }
 
   const ForwardParams& params_;
@@ -210,9 +222,6 @@ class Loader {
   const int lane_;
   RingPosition<Config::kStages> at_;
   uint32_t q_parity_ = 0;
-  int item_ = kNoItem, head_, pair_;
-  bool first_;            // nothing of the item has been emitted yet
-  uint32_t waiting_ = 0;  // bit k: waiting[k] waits for a partner; k: the halves that want it, as bits
 };
 
 // ---- consumers -------------------------------------------------------------------------------------
@@ -279,8 +288,9 @@ class Consumer {
     do {
       {
         float s[kTileKeys / 2];
+        const uint64_t q = query_operand(), k = key_operand(here_);
         take_turn();
-        issue_scores(s);
+        issue_scores(s, q, k);
         pass_turn();
         wgmma_wait<0>();
         wgmma_pin(s);
@@ -291,9 +301,10 @@ class Consumer {
       RingPosition<Config::kStages> values = here_;
       while (next_tile(kGap)) {
         float s[kTileKeys / 2];
+        const uint64_t q = query_operand(), k = key_operand(here_), v = value_operand(values);
         take_turn();
-        issue_scores(s);
-        issue_values(o, p, values);
+        issue_scores(s, q, k);
+        issue_values(o, p, v, values);
         pass_turn();
         wgmma_wait<1>();
         wgmma_pin(s);
@@ -307,7 +318,7 @@ class Consumer {
         values = here_;
       }
       if (over_) release(smem_.q_free);
-      issue_values(o, p, values);
+      issue_values(o, p, value_operand(values), values);
       wgmma_wait<0>();
       wgmma_pin(o);
       release(smem_.v_free[values.stage]);
@@ -316,9 +327,20 @@ class Consumer {
     release(smem_.q_free);
   }
 
-  __device__ __forceinline__ void issue_scores(float (&s)[kTileKeys / 2]) {
-    const uint64_t q = wgmma_operand(smem_address(smem_.q[half_]), 0);
-    const uint64_t k = wgmma_operand(smem_address(smem_.k[here_.stage]), 0);
+  // Every lane has the same address. Sent through lane 0, the compiler knows it, too, and offsets become uniform
+  // arithmetic instead of two moves before each wgmma; that takes a while, so it comes before a half waits for its turn.
+  __device__ static __forceinline__ uint32_t uniform_address(const void* p) {
+    return __shfl_sync(0xffffffffu, smem_address(p), 0);
+  }
+  __device__ __forceinline__ uint64_t query_operand() const { return wgmma_operand(uniform_address(smem_.q[half_]), 0); }
+  __device__ __forceinline__ uint64_t key_operand(const RingPosition<Config::kStages>& at) const {
+    return wgmma_operand(uniform_address(smem_.k[at.stage]), 0);
+  }
+  __device__ __forceinline__ uint64_t value_operand(const RingPosition<Config::kStages>& at) const {
+    return wgmma_operand(uniform_address(smem_.v[at.stage]), kBoxBytes);
+  }
+
+  __device__ __forceinline__ void issue_scores(float (&s)[kTileKeys / 2], uint64_t q, uint64_t k) {
     wgmma_pin(s);
     wgmma_fence();
 #pragma unroll
@@ -328,10 +350,9 @@ class Consumer {
     wgmma_commit();
   }
 
-  __device__ __forceinline__ void issue_values(float (&o)[Config::kDim / 2], const uint32_t* p,
+  __device__ __forceinline__ void issue_values(float (&o)[Config::kDim / 2], const uint32_t* p, uint64_t v,
                                                const RingPosition<Config::kStages>& at) {
     mbarrier_wait(smem_address(&smem_.v_full[at.stage]), at.parity);
-    const uint64_t v = wgmma_operand(smem_address(smem_.v[at.stage]), kBoxBytes);
     wgmma_pin(o);
     wgmma_fence();
 #pragma unroll
@@ -405,7 +426,7 @@ __global__ void __launch_bounds__(kThreads, 1) forward_kernel(const __grid_const
     mbarrier_init(smem_address(&smem.q_free), 2 * kWarpsPerHalf);
     for (int s = 0; s < 2; s++) {
       mbarrier_init(smem_address(&smem.batch_full[s]), 1);
-      mbarrier_init(smem_address(&smem.batch_free[s]), 1);
+      mbarrier_init(smem_address(&smem.batch_free[s]), 2);
     }
     for (int s = 0; s < Config::kStages; s++) {
       mbarrier_init(smem_address(&smem.k_full[s]), 1);
@@ -419,8 +440,10 @@ __global__ void __launch_bounds__(kThreads, 1) forward_kernel(const __grid_const
   const int warpgroup = __shfl_sync(0xffffffffu, threadIdx.x / 128, 0);
   if (warpgroup == 0) {
     give_registers<Config::kProducerRegisters>();
-    if (threadIdx.x < 32) Loader<Config>(params, smem).run();
-    else if (threadIdx.x < 64) Planner<Config>(params, smem).run();
+    const int warp = threadIdx.x / 32;
+    if (warp == 0) Loader<Config, false>(params, smem).run();
+    else if (warp == 1) Loader<Config, true>(params, smem).run();
+    else if (warp == 2) Planner<Config>(params, smem).run();
   } else {
     take_registers<Config::kConsumerRegisters>();
     Consumer<T, Config>(params, smem, warpgroup - 1).run();

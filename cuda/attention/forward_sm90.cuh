@@ -20,25 +20,33 @@ struct ForwardParams {
   int32_t* counter;  // 0 at the start: work items taken beyond the first of each block
 };
 
-// What the consumers have to know of a tile of the ring.
-constexpr int32_t kNoItem = -1;       // in place of an item: there is no more work
-constexpr uint32_t kMaskedShift = 2;  // flags: bit h: half h uses the tile; bit 2 + h: and has to mask it
+constexpr int32_t kNoItem = -1;  // in place of an item: there is no more work
+
+// Two units that are computed on together.
+constexpr uint32_t kMaskedShift = 2, kGatheredShift = 4;
 struct Tile {
   int32_t item;
-  uint32_t flags;
+  uint32_t flags;  // bit h: half h uses the tile; bit 2 + h: and has to mask it; bit 4 + u: unit u is gathered
   Window window;
   int32_t first[2];     // of each unit, for visible()
+  int32_t rows[2];      // of each unit, of K and V or of the gathered columns
   uint64_t keys[2][2];  // [half][unit]
 };
 
-
-// Units of an item on their way from the planner to the loader.
+// Tiles on their way from the planner to the loader.
 struct Batch {
-  int32_t item;   // kNoItem: there is no more work
-  uint32_t last;  // of the item
-  Window window;
-  Unit<2> units[32];
+  // The most that 32 units and three that waited for a partner make.
+  static constexpr int kMostTiles = 18;
+
+  int32_t item;  // kNoItem: there is no more work
+  int32_t head, pair, count;
+  uint32_t starts;  // the first batch of its item
+  union {           // the planner puts units in their places, then makes tiles of them
+    Unit<2> units[2];
+    Tile tile;
+  } tiles[kMostTiles];
 };
+static_assert(sizeof(Tile) == 2 * sizeof(Unit<2>), "take each other's place");
 
 using Box = char[kBoxBytes];
 
@@ -72,7 +80,7 @@ struct alignas(1024) Smem {
   Tile tiles[Config::kStages];
   alignas(HeadList) char list[sizeof(HeadList)];  // the planner's, of its item
   Batch batches[2];
-  Unit<2> waiting[4];  // the loader's: for a partner, by the halves that want them; 0: a partner without keys
+  Unit<2> waiting[4];  // the planner's: for a partner, by the halves that want them
   uint64_t batch_full[2], batch_free[2], q_full, q_free, k_full[Config::kStages], k_free[Config::kStages], v_full[Config::kStages],
       v_free[Config::kStages];
 };

@@ -47,28 +47,23 @@ class OnlineSoftmax {
   // factor[row].
   template <int kElements>
   __device__ __forceinline__ bool step(float (&s)[kElements], float scale, float (&factor)[2]) {
-    constexpr float kSlack = 8;
-    float most[2] = {-INFINITY, -INFINITY}, shift[2];
+    float most[2][2] = {{-INFINITY, -INFINITY}, {-INFINITY, -INFINITY}};  // of the thread's own elements
 #pragma unroll
-    for (int j = 0; j < kElements; j++) most[j / 2 % 2] = fmaxf(most[j / 2 % 2], s[j]);
+    for (int j = 0; j < kElements; j++) most[j / 2 % 2][j % 2] = fmaxf(most[j / 2 % 2][j % 2], s[j]);
     bool raised = false;
 #pragma unroll
-    for (int r = 0; r < 2; r++) {
-      most[r] = quad_max(most[r]);
-      const float before = reference_[r];
-      const bool raise = (most[r] - before) * scale > kSlack;  // also the first time that a row sees a key
-      reference_[r] = raise ? most[r] : before;
-      factor[r] = raise ? exp2_approx((before - most[r]) * scale) : 1.0f;
-      sum_[r] *= factor[r];
-      shift[r] = reference_[r] == -INFINITY ? 0.0f : reference_[r] * scale;
-      raised |= raise;
+    for (int r = 0; r < 2; r++) raised |= passes(r, fmaxf(most[r][0], most[r][1]), scale);
+    raised = __any_sync(0xffffffffu, raised);
+    if (raised) {
+#pragma unroll
+      for (int r = 0; r < 2; r++) factor[r] = raise(r, quad_max(fmaxf(most[r][0], most[r][1])), scale);
     }
 #pragma unroll
     for (int j = 0; j < kElements; j++) {
-      s[j] = exp2_approx(fmaf(s[j], scale, -shift[j / 2 % 2]));
+      s[j] = exp2_approx(fmaf(s[j], scale, -shift_[j / 2 % 2]));
       sum_[j / 2 % 2] += s[j];
     }
-    return __any_sync(0xffffffffu, raised);
+    return raised;
   }
 
   // Over the whole row. Call once, at the end.
@@ -83,7 +78,24 @@ class OnlineSoftmax {
   }
 
  private:
-  float reference_[2] = {-INFINITY, -INFINITY}, sum_[2] = {};  // sums: of the thread's own elements
+  static constexpr float kSlack = 8;
+
+  // Also the first time that a row sees a key.
+  __device__ __forceinline__ bool passes(int r, float most, float scale) const {
+    return (most - reference_[r]) * scale > kSlack;
+  }
+  // To the row's maximum, if that is far above the reference. Returns the row's factor.
+  __device__ __forceinline__ float raise(int r, float most, float scale) {
+    if (!passes(r, most, scale)) return 1;
+    const float factor = exp2_approx((reference_[r] - most) * scale);
+    reference_[r] = most;
+    sum_[r] *= factor;
+    shift_[r] = most * scale;
+    return factor;
+  }
+
+  float reference_[2] = {-INFINITY, -INFINITY}, shift_[2] = {};  // shift: the reference, scaled; 0 for -inf
+  float sum_[2] = {};                                           // of the thread's own elements
 };
 
 // Multiplies an output fragment by its rows' factors.

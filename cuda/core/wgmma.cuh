@@ -31,7 +31,9 @@ __device__ __forceinline__ uint64_t wgmma_operand(uint32_t address, uint32_t chu
   return uint64_t((address & 0x3ffff) >> 4) | uint64_t(chunk_stride >> 4) << 16 | kGroupStride | kSwizzle128;
 }
 // The same operand `bytes` further.
-__device__ __forceinline__ uint64_t wgmma_advance(uint64_t operand, uint32_t bytes) { return operand + (bytes >> 4); }
+__device__ __forceinline__ uint64_t wgmma_advance(uint64_t operand, uint32_t bytes) {
+  return (operand & 0xffffffff00000000ull) | (uint32_t(operand) + (bytes >> 4));
+}
 
 #define MI_D8(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), \
                  "+f"(d[i + 6]), "+f"(d[i + 7])

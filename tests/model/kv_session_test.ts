@@ -5,7 +5,7 @@ import { KV_BLOCK } from "../../src/model/kv_cache.ts";
 import { loadModel } from "../../src/model/model.ts";
 import type { Session } from "../../src/model/session.ts";
 import { device, failure, relativeError } from "../support.ts";
-import { needlePrompt, novel } from "./needle.ts";
+import { longRead, needlePrompt } from "./needle.ts";
 import { NEEDLE } from "./support.ts";
 
 const model = await loadModel(NEEDLE, { device, kvDtype: "fp8" });
@@ -61,7 +61,7 @@ Deno.test("an aborted prefill leaves what was held", async () => {
   await session.prefill("The pass key is 48213. Remember it. 48213 is the pass key.");
   const held = session.length;
   const controller = new AbortController();
-  const reading = session.prefill(novel.slice(0, 60_000), {
+  const reading = session.prefill(longRead, {
     signal: controller.signal,
     onProgress: ({ stage, done }) => {
       if (stage === "prefill" && done > 0) controller.abort(new Error("enough"));

@@ -190,7 +190,9 @@ Deno.test("products with e4m3 weights are those with what they stand for", async
       });
       const error = relativeError(await y.read(), expected);
       const exact = c.yDtype === "f32" && (c.precision === "f32" || device.kind === "cuda");
-      assert.ok(error < (exact && !c.bias ? 1e-5 : 6e-3), `${error}`);
+      // Tensor cores add products of fp8 with fewer bits than f32 has.
+      const rounding = device.kind === "cuda" && c.rows > 4 ? 1e-3 : 1e-5;
+      assert.ok(error < (exact && !c.bias ? rounding : 6e-3), `${error}`);
     }),
     { numRuns: 60 },
   );

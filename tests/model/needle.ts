@@ -1,8 +1,12 @@
 // A number hidden in the novel, and the question for it.
+import { device } from "../support.ts";
 import { NEEDLE } from "./support.ts";
 
 /** The novel, without its title. */
 export const novel: string = (await Deno.readTextFile(new URL("haystack.txt", NEEDLE))).slice(2000);
+
+/** What takes long enough to read, densely, to be interrupted. */
+export const longRead: string = device.kind === "cuda" ? novel : novel.slice(0, 60_000);
 
 /** Asks for the number of `name`, as the prompts do that hide one. */
 export function question(name: string): string {

@@ -4,7 +4,7 @@ import { openDevice } from "../../src/device/device.ts";
 import { loadModel } from "../../src/model/model.ts";
 import type { Session } from "../../src/model/session.ts";
 import { device, failure, relativeError } from "../support.ts";
-import { needlePrompt, novel, question } from "./needle.ts";
+import { longRead, needlePrompt, novel, question } from "./needle.ts";
 import { NEEDLE } from "./support.ts";
 
 const model = await loadModel(NEEDLE, { device });
@@ -93,7 +93,7 @@ Deno.test("an aborted prefill returns within 200 ms, rejects with the reason, an
   await using session = await model.createSession({ patterns: "dense" });
   await session.prefill("The pass key is 48213. Remember it. 48213 is the pass key.");
   const held = session.length;
-  const long = model.tokenizer.encode(novel.slice(0, 60_000));
+  const long = model.tokenizer.encode(longRead);
   const controller = new AbortController();
   const reason = new Error("changed my mind");
   const reading = Promise.withResolvers<void>();

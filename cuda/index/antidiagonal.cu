@@ -56,21 +56,22 @@ class GroupScores {
     }
   }
 
-  // body(first key group, c) for each kKeyGroups of the first `key_groups`; the same in every thread. c[u][j]
+  // body(first key group, c) for each kKeyGroups of the first `key_groups`, backwards; the same in every thread. c[u][j]
   // holds a warp's groups 16 u .. and key groups 8 j .. from first_group() and first_key_group() on.
   template <class Body>
   __device__ void walk(int kv_head, int64_t key_groups, const Body& body) const {
-    int64_t loading = 0;  // key group
+    const int64_t last = (key_groups - 1) / kKeyGroups * kKeyGroups;
+    int64_t loading = last;  // key group
     int slice_in = 0, stage_in = 0, stage = 0;
     const auto load = [&] {
-      if (loading < key_groups) load_keys(kv_head, loading, slice_in, stage_in);
+      if (loading >= 0) load_keys(kv_head, loading, slice_in, stage_in);
       cp_async_commit();
       stage_in = stage_in + 1 == stages_ ? 0 : stage_in + 1;
-      if (++slice_in == slices_) slice_in = 0, loading += kKeyGroups;
+      if (++slice_in == slices_) slice_in = 0, loading -= kKeyGroups;
     };
     __syncthreads();  // the ring is free, the queries are there
     for (int s = 0; s < stages_ - 1; s++) load();
-    for (int64_t first = 0; first < key_groups; first += kKeyGroups) {
+    for (int64_t first = last; first >= 0; first -= kKeyGroups) {
       float c[kTiles][4][4] = {};
 #pragma unroll 1
       for (int slice = 0; slice < slices_; slice++) {

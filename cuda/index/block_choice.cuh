@@ -1,6 +1,9 @@
 // The best key blocks of a row block, chosen while their scores go by: a warp keeps the scores that may still
-// be among the best and thins them out when its buffer is full. The matrix of all scores never exists, and
-// neither its length nor the order of the scores changes what is chosen.
+// be among the best and thins them out when its buffer is full. The matrix of all scores never exists.
+//
+// Scores come from the row block backwards: near keys tend to score high, and once the best are held, little that
+// follows has to be kept. The other way round nearly every score is among the best so far, and thinning out takes ten
+// times as long as all the rest.
 #pragma once
 #include "plan.cuh"
 #include "select.cuh"
@@ -11,13 +14,14 @@ constexpr int kDigitBins = 256;  // 8 bits of the ordered score at a time
 
 struct WarpThreshold {
   uint32_t key;
-  int ties;  // of those equal to `key`, the first so many are in
+  int surplus;  // of those equal to `key`, so many are out
 };
 
 // The `wanted` largest of values[0 .. n), 0 < wanted < n; by one warp. `counts`: shared, [kDigitBins].
 __device__ inline WarpThreshold warp_threshold(const float* values, int n, int wanted, uint32_t* counts) {
   const int lane = threadIdx.x % 32;
   uint32_t prefix = 0, known = 0;
+  int surplus = 0;
 #pragma unroll 1
   for (int shift = 24; shift >= 0; shift -= 8) {
     for (int i = lane; i < kDigitBins; i += 32) counts[i] = 0;
@@ -43,14 +47,16 @@ __device__ inline WarpThreshold warp_threshold(const float* values, int n, int w
     if (lane == owner)
       while (int(counts[bin]) < rest) rest -= int(counts[bin--]);
     wanted = __shfl_sync(0xffffffffu, rest, owner);
-    prefix |= uint32_t(__shfl_sync(0xffffffffu, bin, owner)) << shift;
+    bin = __shfl_sync(0xffffffffu, bin, owner);
+    surplus = int(counts[bin]) - wanted;
+    prefix |= uint32_t(bin) << shift;
     known |= uint32_t(kDigitBins - 1) << shift;
     __syncwarp();
   }
-  return {prefix, wanted};
+  return {prefix, surplus};
 }
 
-// Keeps the `wanted` best of n entries in their order, of equals the first; by one warp. Returns the least of
+// Keeps the `wanted` best of n entries in their order, of equals the last; by one warp. Returns the least of
 // them, in ordered bits.
 static __device__ __noinline__ uint32_t keep_best(float* values, uint32_t* blocks, int n, int wanted, uint32_t* counts) {
   const int lane = threadIdx.x % 32;
@@ -63,7 +69,7 @@ static __device__ __noinline__ uint32_t keep_best(float* values, uint32_t* block
     const uint32_t block = present ? blocks[base + lane] : 0, key = ordered_bits(value);
     const bool tie = present && key == least.key;
     const uint32_t ties = __ballot_sync(0xffffffffu, tie);
-    const bool stays = present && (key > least.key || (tie && ties_before + __popc(ties & before) < least.ties));
+    const bool stays = present && (key > least.key || (tie && ties_before + __popc(ties & before) >= least.surplus));
     const uint32_t staying = __ballot_sync(0xffffffffu, stays);
     __syncwarp();  // all have read before any writes
     if (stays) {
@@ -119,12 +125,13 @@ class BlockChoice {
         blocks_(reinterpret_cast<uint32_t*>(values_ + buffers.capacity)), capacity_(buffers.capacity),
         plan_(plan), digits_(digits), bar_(state.bar), size_(state.size) {}
 
-  // Scores of key blocks [first, first + count); they come in ascending order.
+  // Scores of key blocks [first, first + count), all of which come before those of the last call.
   __device__ void add(const float* scores, int64_t first, int count) {
     const int lane = threadIdx.x % 32;
-    for (int base = 0; base < count; base += 32) {
-      const bool present = base + lane < count;
-      const float score = present ? scores[base + lane] : 0.0f;
+    for (int last = count - 1; last >= 0; last -= 32) {
+      const int i = last - lane;
+      const bool present = i >= 0;
+      const float score = present ? scores[i] : 0.0f;
       const uint32_t key = ordered_bits(score);
       uint32_t in = __ballot_sync(0xffffffffu, present && key >= bar_);
       if (in == 0) continue;
@@ -135,7 +142,7 @@ class BlockChoice {
       if (in >> lane & 1) {
         const int at = size_ + __popc(in & ((1u << lane) - 1));
         values_[at] = score;
-        blocks_[at] = uint32_t(first + base + lane);
+        blocks_[at] = uint32_t(first + i);
       }
       size_ += __popc(in);
     }
@@ -156,12 +163,12 @@ class BlockChoice {
       rest = 0;
     } else {
       thin_out();
-      if (plan_.flags & MI_FORCE_SINK && rest > 0 && blocks_[0] != 0) {
+      if (plan_.flags & MI_FORCE_SINK && rest > 0 && blocks_[size_ - 1] != 0) {
         if (lane == 0) out[0] = 0;
         count = 1;
       }
-      for (int base = 0; base < size_; base += 32) {
-        const uint32_t b = base + lane < size_ ? blocks_[base + lane] : UINT32_MAX;
+      for (int last = size_ - 1; last >= 0; last -= 32) {
+        const uint32_t b = last - lane >= 0 ? blocks_[last - lane] : UINT32_MAX;
         const uint32_t chosen = __ballot_sync(0xffffffffu, int64_t(b) < rest);
         if (chosen >> lane & 1) out[count + __popc(chosen & ((1u << lane) - 1))] = b;
         count += __popc(chosen);
@@ -175,7 +182,7 @@ class BlockChoice {
   __device__ void thin_out() {
     __syncwarp();
     if (size_ <= plan_.top_k) return;
-    bar_ = keep_best(values_, blocks_, size_, plan_.top_k, digits_) + 1;
+    bar_ = keep_best(values_, blocks_, size_, plan_.top_k, digits_);
     size_ = plan_.top_k;
   }
 

@@ -97,14 +97,16 @@ __global__ void __launch_bounds__(kThreads, 1)
     if (threadIdx.x < kRows) states[threadIdx.x] = {0, 0};
     load_means(base, tile.pitch, a.query_means + (int64_t(plan.slot) * a.row_blocks + m0) * a.mean_dim,
                a.mean_dim, kRows, rows);
-    load_means(base + tile.keys_at(), tile.pitch, keys, a.mean_dim, kKeys, a.key_blocks);
-    for (int64_t first = 0; first < scored; first += kKeys) {
+    const int64_t last = (scored - 1) / kKeys * kKeys;
+    if (scored > 0)
+      load_means(base + tile.keys_at(), tile.pitch, keys + last * a.mean_dim, a.mean_dim, kKeys, a.key_blocks - last);
+    for (int64_t first = last; first >= 0 && scored > 0; first -= kKeys) {
       cp_async_wait<0>();
       __syncthreads();
       score_tile<kKeys>(tile, a.mean_dim, base, scores);
       __syncthreads();
-      const int64_t next = first + kKeys;
-      if (next < scored)
+      const int64_t next = first - kKeys;
+      if (next >= 0)
         load_means(base + tile.keys_at(), tile.pitch, keys + next * a.mean_dim, a.mean_dim, kKeys,
                    a.key_blocks - next);
       for (int row = warp; row < rows; row += kWarps) {

@@ -79,8 +79,8 @@ __global__ void __launch_bounds__(32 * kNormWarps)
 
 constexpr int kMostHeld = 4;
 
-// The same where x is aligned and a thread's kHeld lanes of a vector stay in registers: read once, all under way
-// together.
+// The same where x and weight are aligned and a thread's kHeld lanes of a vector stay in registers: read once, all under
+// way together.
 template <int kHeld>
 __global__ void __launch_bounds__(32 * kNormWarps)
     rms_norm_held_kernel(DeviceView x, DeviceView out, const float* __restrict__ weight, int64_t vectors, int rows,
@@ -107,13 +107,16 @@ __global__ void __launch_bounds__(32 * kNormWarps)
     const int i = first + h * step;
     if (i >= dim) break;
     unpack(held[h], x.dtype, v);
+    float w[kLane];
+    unpack(load_raw(reinterpret_cast<const char*>(weight), i, MI_F32), MI_F32, w);
 #pragma unroll
-    for (int j = 0; j < kLane; j++) v[j] *= factor * weight[i + j];
+    for (int j = 0; j < kLane; j++) v[j] *= factor * w[j];
     store_lane(out.row(head, row), i, dim, out.dtype, out.wide, v);
   }
 }
 
 constexpr int kRopeThreads = 128;
+constexpr double kPerTurn = 0.15915494309189533577;  // 1 / (2 pi)
 
 struct RopeShape {
   int heads, head_dim, rotary_dim;
@@ -188,10 +191,11 @@ __global__ void __launch_bounds__(kRopeThreads)
   extern __shared__ float2 turns[];  // cos and sin, [rotary_dim / 2]
   for (int row = blockIdx.x; row < rows; row += gridDim.x) {
     for (int i = threadIdx.x; i < s.rotary_dim / 2; i += kRopeThreads) {
-      // The product in f64: at a million positions an f32 angle is off by up to 0.03 rad.
-      double sine, cosine;
-      sincos(double(position + row) * double(inv_freq[i]), &sine, &cosine);
-      turns[i] = make_float2(float(cosine) * scale, float(sine) * scale);
+      // Whole turns go in f64: at a million positions an f32 angle is off by up to 0.03 rad.
+      const double turn = double(position + row) * double(inv_freq[i]) * kPerTurn;
+      float sine, cosine;
+      sincospif(2 * float(turn - rint(turn)), &sine, &cosine);
+      turns[i] = make_float2(cosine * scale, sine * scale);
     }
     __syncthreads();
     if (s.wide) rotate_lanes(x, out, s, row, turns);
@@ -213,7 +217,7 @@ mi_status rms_norm(const Launch& launch, const RmsNormArgs& a, mi_error* error) 
   const auto held = [&](auto kernel) {
     kernel<<<blocks, threads, 0, launch.stream>>>(x, out, a.weight, vectors, a.rows, a.dim, a.eps, team);
   };
-  if (a.residual || !x.wide || lanes > kMostHeld)
+  if (a.residual || !x.wide || reinterpret_cast<uintptr_t>(a.weight) % 16 || lanes > kMostHeld)
     rms_norm_kernel<<<blocks, threads, 0, launch.stream>>>(x, device_view(a.residual, a.heads, a.rows, a.dim), out,
                                                            a.weight, vectors, a.rows, a.dim, a.eps, team);
   else if (lanes == 1) held(rms_norm_held_kernel<1>);

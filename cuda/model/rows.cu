@@ -48,7 +48,7 @@ __global__ void __launch_bounds__(kThreads) copy_kernel(DeviceView src, DeviceVi
 
 __device__ void silu_mul_lane(float (&g)[kLane], const float (&u)[kLane]) {
 #pragma unroll
-  for (int j = 0; j < kLane; j++) g[j] = g[j] / (1.0f + __expf(-g[j])) * u[j];
+  for (int j = 0; j < kLane; j++) g[j] = __fdividef(g[j], 1.0f + __expf(-g[j])) * u[j];
 }
 
 constexpr int kSiluRows = 4;  // of a thread: eight loads under way

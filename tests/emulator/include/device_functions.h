@@ -204,6 +204,10 @@ inline float __fdividef(float a, float b) { return a / b; }
 inline float __frcp_rn(float a) { return 1.0f / a; }
 inline float __fsqrt_rn(float a) { return std::sqrt(a); }
 inline float rsqrtf(float a) { return 1.0f / std::sqrt(a); }
+inline void sincospif(float a, float* sine, float* cosine) {
+  *sine = float(std::sin(M_PI * a));
+  *cosine = float(std::cos(M_PI * a));
+}
 inline float __expf(float a) { return std::exp(a); }
 inline float __logf(float a) { return std::log(a); }
 inline int __float2int_rn(float a) { return int(std::nearbyint(a)); }

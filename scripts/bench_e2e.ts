@@ -6,8 +6,9 @@
  */
 import { parseArgs } from "node:util";
 import { openDevice } from "../src/device/device.ts";
+import { measureLoad } from "./bench/e2e_load.ts";
 import { randomParameters, SHAPES } from "./bench/e2e_model.ts";
-import { decodeSplit, e2eMarkdown } from "./bench/e2e_report.ts";
+import { decodeSplit, e2eMarkdown, loadText } from "./bench/e2e_report.ts";
 import type { E2eResults } from "./bench/e2e_results.ts";
 import { copyRate, E2eModel } from "./bench/e2e_sections.ts";
 import { BUDGETS } from "./bench/gpu_inputs.ts";
@@ -24,7 +25,8 @@ peer (PyTorch with cuDNN attention), and writes docs/bench/e2e-DATE.json after e
   --weights FORMAT      bf16, or fp8 in the decoder layers  (default: bf16)
   --dense-up-to N       longest dense run; beyond it one layer's attention is timed (default: 131072)
   --decode-at N         tokens held while decoding  (default: 131072)
-  --only LIST           of sparse,dense,decode,peer (default: all)
+  --only LIST           of sparse,dense,decode,peer (default: these) and load: the weights from a file of their size,
+                        which the folder for temporary files and the page cache must hold
   --budget SECONDS      start nothing after this    (default: no limit)
   --device KIND         cuda (default) or cpu, to try the benchmark itself
   --out FILE            results                     (default: docs/bench/e2e-DATE.json, with fp8 weights e2e-fp8-DATE.json)
@@ -176,6 +178,14 @@ async function measurePeer(results: E2eResults): Promise<string> {
   }
 }
 
+/** Loads weights from a file, in bf16, as stored. */
+async function measureLoading(results: E2eResults): Promise<string> {
+  await using device = await openDevice({ kind: flags.device as "cuda" | "cpu" });
+  results.machine.device = device.info().name;
+  results.load = await measureLoad(device, results.config);
+  return loadText(results.load);
+}
+
 async function main(): Promise<void> {
   if (flags.help) return console.log(HELP);
   const date = new Date().toISOString();
@@ -204,6 +214,7 @@ async function main(): Promise<void> {
   const only = new Set(flags.only.split(","));
   const own = ["sparse", "dense", "decode"].some((name) => only.has(name));
   try {
+    if (only.has("load")) await run.step("load", () => measureLoading(results));
     if (own) await measureOurs(run, only);
   } catch (error) {
     results.failures.push({ step: "this library", error: String(error) });

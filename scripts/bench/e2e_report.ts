@@ -3,7 +3,7 @@
  *
  * @module
  */
-import type { DecodeRow, E2eResults, PrefillRow } from "./e2e_results.ts";
+import type { DecodeRow, E2eResults, LoadRow, PrefillRow } from "./e2e_results.ts";
 import { digits, gib, seconds, size, table } from "./markdown.ts";
 
 interface PeerRow {
@@ -123,6 +123,15 @@ function decodeText(
     `${share(bound ?? NaN, decode.ms)} of that speed.\n`;
 }
 
+/** How fast weights load, and how fast their file is read. */
+export function loadText({ bytes, loadMs, readMs }: LoadRow): string {
+  const rate = (ms: number): string => `${digits(bytes / ms / 1e6)} GB/s`;
+  return `${gib(bytes)} of weights in ${seconds(loadMs)}, ${
+    rate(loadMs)
+  }; reading the file into one buffer takes ` +
+    `${seconds(readMs)}, ${rate(readMs)}: ${share(readMs, loadMs)} of that speed`;
+}
+
 /** The run as Markdown. */
 export function e2eMarkdown(results: E2eResults): string {
   const peer = (results.peer ?? {}) as Peer;
@@ -139,6 +148,7 @@ export function e2eMarkdown(results: E2eResults): string {
       : "with an fp8 cache, 16 bits do not fit.\n"),
     splitTable(results, bare),
     Number.isNaN(bare) ? "" : `\nThe peer's bare matrix products: ${digits(bare)} TFLOP/s.`,
+    results.load ? `\n${loadText(results.load)}.` : "",
     decodeText("", results.decode, results),
     decodeText(" in an fp8 cache", results.decodeFp8, results),
     ...failures.map(({ step, error }) => `Failed: ${step}: ${error}`),

@@ -72,6 +72,20 @@ export interface DecodeRow {
   readonly bytes: number;
 }
 
+/** Weights read from a file that the page cache holds. */
+export interface LoadRow {
+  /** Bytes of the file. */
+  readonly bytes: number;
+  /** Median time of loading it onto the device, milliseconds. */
+  readonly loadMs: number;
+  /** Median time of reading it into one new buffer in the same process. */
+  readonly readMs: number;
+  /** Every reading of the first. */
+  readonly loads: readonly number[];
+  /** Every reading of the second. */
+  readonly reads: readonly number[];
+}
+
 /** A step that failed. */
 export interface Failure {
   /** Which. */
@@ -110,6 +124,8 @@ export interface E2eResults {
   decode?: DecodeRow;
   /** The same with an fp8 cache. */
   decodeFp8?: DecodeRow;
+  /** Loading weights. */
+  load?: LoadRow;
   /** gpu_peer.py's results. */
   peer?: unknown;
   /** Steps that failed. */

@@ -288,9 +288,8 @@ class Consumer {
     do {
       {
         float s[kTileKeys / 2];
-        const uint64_t q = query_operand(), k = key_operand(here_);
         take_turn();
-        issue_scores(s, q, k);
+        issue_scores(s);
         pass_turn();
         wgmma_wait<0>();
         wgmma_pin(s);
@@ -301,10 +300,9 @@ class Consumer {
       RingPosition<Config::kStages> values = here_;
       while (next_tile(kGap)) {
         float s[kTileKeys / 2];
-        const uint64_t q = query_operand(), k = key_operand(here_), v = value_operand(values);
         take_turn();
-        issue_scores(s, q, k);
-        issue_values(o, p, v, values);
+        issue_scores(s);
+        issue_values(o, p, values);
         pass_turn();
         wgmma_wait<1>();
         wgmma_pin(s);
@@ -318,7 +316,7 @@ class Consumer {
         values = here_;
       }
       if (over_) release(smem_.q_free);
-      issue_values(o, p, value_operand(values), values);
+      issue_values(o, p, values);
       wgmma_wait<0>();
       wgmma_pin(o);
       release(smem_.v_free[values.stage]);
@@ -327,20 +325,9 @@ class Consumer {
     release(smem_.q_free);
   }
 
-  // Every lane has the same address. Sent through lane 0, the compiler knows it, too, and offsets become uniform
-  // arithmetic instead of two moves before each wgmma; that takes a while, so it comes before a half waits for its turn.
-  __device__ static __forceinline__ uint32_t uniform_address(const void* p) {
-    return __shfl_sync(0xffffffffu, smem_address(p), 0);
-  }
-  __device__ __forceinline__ uint64_t query_operand() const { return wgmma_operand(uniform_address(smem_.q[half_]), 0); }
-  __device__ __forceinline__ uint64_t key_operand(const RingPosition<Config::kStages>& at) const {
-    return wgmma_operand(uniform_address(smem_.k[at.stage]), 0);
-  }
-  __device__ __forceinline__ uint64_t value_operand(const RingPosition<Config::kStages>& at) const {
-    return wgmma_operand(uniform_address(smem_.v[at.stage]), kBoxBytes);
-  }
-
-  __device__ __forceinline__ void issue_scores(float (&s)[kTileKeys / 2], uint64_t q, uint64_t k) {
+  __device__ __forceinline__ void issue_scores(float (&s)[kTileKeys / 2]) {
+    const uint64_t q = wgmma_operand(uniform_address(smem_.q[half_]), 0);
+    const uint64_t k = wgmma_operand(uniform_address(smem_.k[here_.stage]), 0);
     wgmma_pin(s);
     wgmma_fence();
 #pragma unroll
@@ -350,9 +337,10 @@ class Consumer {
     wgmma_commit();
   }
 
-  __device__ __forceinline__ void issue_values(float (&o)[Config::kDim / 2], const uint32_t* p, uint64_t v,
+  __device__ __forceinline__ void issue_values(float (&o)[Config::kDim / 2], const uint32_t* p,
                                                const RingPosition<Config::kStages>& at) {
     mbarrier_wait(smem_address(&smem_.v_full[at.stage]), at.parity);
+    const uint64_t v = wgmma_operand(uniform_address(smem_.v[at.stage]), kBoxBytes);
     wgmma_pin(o);
     wgmma_fence();
 #pragma unroll
@@ -379,6 +367,11 @@ class Consumer {
   __device__ __forceinline__ void release(uint64_t& barrier) {
     __syncwarp();
     if (thread_ % 32 == 0) mbarrier_arrive(smem_address(&barrier));
+  }
+  // Every lane has the same address. Sent through lane 0, the compiler knows it, too, and offsets become uniform
+  // arithmetic instead of two moves before each wgmma.
+  __device__ static __forceinline__ uint32_t uniform_address(const void* p) {
+    return __shfl_sync(0xffffffffu, smem_address(p), 0);
   }
   __device__ __forceinline__ void take_turn() { named_barrier_sync(1 + half_, 256); }
   __device__ __forceinline__ void pass_turn() { named_barrier_arrive(2 - half_, 256); }

@@ -154,10 +154,9 @@ __global__ void __launch_bounds__(kThreads, 1)
   constexpr int kBlocks = kGroups / kGroupsOfBlock, kTiles = kGroups / 32;
   static_assert(kBlocks <= kWarps, "a warp keeps one row block's choice");
   extern __shared__ __align__(128) char shared[];
-  __shared__ uint32_t digits[kBlocks][kDigitBins];
   __shared__ RunningSum partial[4][kGroups];
   __shared__ float lse_of[kGroups];  // base 2; infinite for groups that do not count
-  __shared__ float scores[kBlocks][kKeyBlocks];
+  __shared__ __align__(16) float scores[kBlocks][kKeyBlocks];
   const Probe& p = a.probe;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   const GroupScores<T, kGroups> group_scores(a, stages, shared);
@@ -179,7 +178,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     const auto sees = [&](int group, int64_t key_group) {
       return key_group < key_groups && key_group * kStride <= first_position + group * kStride;
     };
-    BlockChoice choice(buffers, choices, warp, plan, {0, 0}, digits[warp % kBlocks]);
+    BlockChoice choice(buffers, choices, warp, plan, {0, 0});
 
     if (key_groups > 0) {
       __syncthreads();  // the last item is done with the queries

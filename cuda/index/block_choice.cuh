@@ -10,77 +10,59 @@
 
 namespace mi::cuda {
 
-constexpr int kDigitBins = 256;  // 8 bits of the ordered score at a time
+constexpr uint32_t kAllLanes = 0xffffffffu;
 
+// Of scores in ordered bits, those from `least` on are in, but for the first `surplus` of those equal to it.
 struct WarpThreshold {
-  uint32_t key;
-  int surplus;  // of those equal to `key`, so many are out
+  uint32_t least;
+  int surplus;
 };
 
-// The `wanted` largest of values[0 .. n), 0 < wanted < n; by one warp. `counts`: shared, [kDigitBins].
-__device__ inline WarpThreshold warp_threshold(const float* values, int n, int wanted, uint32_t* counts) {
+// The `wanted` largest of keys[0 .. n), 0 < wanted < n, none of them less than `floor`; by one warp. Bit by bit, until
+// as many as are wanted lie above: scores differ early.
+__device__ inline WarpThreshold warp_threshold(const uint32_t* keys, int n, int wanted, uint32_t floor) {
   const int lane = threadIdx.x % 32;
-  uint32_t prefix = 0, known = 0;
-  int surplus = 0;
-#pragma unroll 1
-  for (int shift = 24; shift >= 0; shift -= 8) {
-    for (int i = lane; i < kDigitBins; i += 32) counts[i] = 0;
-    __syncwarp();
+  uint32_t most = 0;
+  for (int i = lane; i < n; i += 32) most = max(most, keys[i]);
+  most = __reduce_max_sync(kAllLanes, most);
+  const int common = __clz(int(most ^ floor));  // leading bits, of all keys
+  uint32_t least = common == 0 ? 0 : floor & ~(kAllLanes >> 1 >> (common - 1));
+  int in = n;
+  for (int bit = 31 - common; bit >= 0 && in > wanted; bit--) {
+    const uint32_t raised = least | 1u << bit;
+    int count = 0;
 #pragma unroll 4
-    for (int i = lane; i < n; i += 32) {
-      const uint32_t key = ordered_bits(values[i]);
-      if ((key & known) == prefix) atomicAdd(&counts[key >> shift & (kDigitBins - 1)], 1u);
-    }
-    __syncwarp();
-    // Lane l holds the eight bins from the top down that begin with 255 - 8 l.
-    uint32_t mine = 0;
-#pragma unroll
-    for (int i = 0; i < 8; i++) mine += counts[kDigitBins - 1 - 8 * lane - i];
-    uint32_t until = mine;
-#pragma unroll
-    for (int o = 1; o < 32; o *= 2) {
-      const uint32_t y = __shfl_up_sync(0xffffffffu, until, o);
-      if (lane >= o) until += y;
-    }
-    const int owner = __ffs(int(__ballot_sync(0xffffffffu, until >= uint32_t(wanted)))) - 1;
-    int rest = wanted - int(until - mine), bin = kDigitBins - 1 - 8 * lane;
-    if (lane == owner)
-      while (int(counts[bin]) < rest) rest -= int(counts[bin--]);
-    wanted = __shfl_sync(0xffffffffu, rest, owner);
-    bin = __shfl_sync(0xffffffffu, bin, owner);
-    surplus = int(counts[bin]) - wanted;
-    prefix |= uint32_t(bin) << shift;
-    known |= uint32_t(kDigitBins - 1) << shift;
-    __syncwarp();
+    for (int i = lane; i < n; i += 32) count += keys[i] >= raised;
+    count = __reduce_add_sync(kAllLanes, count);
+    if (count >= wanted) least = raised, in = count;
   }
-  return {prefix, surplus};
+  return {least, in - wanted};
 }
 
-// Keeps the `wanted` best of n entries in their order, of equals the last; by one warp. Returns the least of
-// them, in ordered bits.
-static __device__ __noinline__ uint32_t keep_best(float* values, uint32_t* blocks, int n, int wanted, uint32_t* counts) {
+// Keeps the `wanted` best of n entries in their order, of equals the last; by one warp. Returns what the rest has not.
+static __device__ __noinline__ uint32_t keep_best(uint32_t* keys, uint32_t* blocks, int n, int wanted, uint32_t floor) {
   const int lane = threadIdx.x % 32;
   const uint32_t before = (1u << lane) - 1;
-  const WarpThreshold least = warp_threshold(values, n, wanted, counts);
+  const WarpThreshold best = warp_threshold(keys, n, wanted, floor);
   int kept = 0, ties_before = 0;
   for (int base = 0; base < n; base += 32) {
     const bool present = base + lane < n;
-    const float value = present ? values[base + lane] : 0.0f;
-    const uint32_t block = present ? blocks[base + lane] : 0, key = ordered_bits(value);
-    const bool tie = present && key == least.key;
-    const uint32_t ties = __ballot_sync(0xffffffffu, tie);
-    const bool stays = present && (key > least.key || (tie && ties_before + __popc(ties & before) >= least.surplus));
-    const uint32_t staying = __ballot_sync(0xffffffffu, stays);
+    const uint32_t key = present ? keys[base + lane] : 0, block = present ? blocks[base + lane] : 0;
+    const bool tie = present && key == best.least;
+    const uint32_t ties = __ballot_sync(kAllLanes, tie);
+    const bool stays =
+        present && (key > best.least || (tie && ties_before + __popc(ties & before) >= best.surplus));
+    const uint32_t staying = __ballot_sync(kAllLanes, stays);
     __syncwarp();  // all have read before any writes
     if (stays) {
-      values[kept + __popc(staying & before)] = value;
+      keys[kept + __popc(staying & before)] = key;
       blocks[kept + __popc(staying & before)] = block;
     }
     kept += __popc(staying);
     ties_before += __popc(ties);
   }
   __syncwarp();
-  return least.key;
+  return best.least;
 }
 
 // Where a launch keeps the buffers: in shared memory if they fit, otherwise in the workspace.
@@ -119,29 +101,35 @@ class BlockChoice {
     int32_t size;
   };
 
-  __device__ BlockChoice(const ChoiceBuffers& buffers, char* base, int row, const HeadPlan& plan,
-                         const State& state, uint32_t* digits)
-      : values_(reinterpret_cast<float*>(base + row * buffers.row_bytes())),
-        blocks_(reinterpret_cast<uint32_t*>(values_ + buffers.capacity)), capacity_(buffers.capacity),
-        plan_(plan), digits_(digits), bar_(state.bar), size_(state.size) {}
+  __device__ BlockChoice(const ChoiceBuffers& buffers, char* base, int row, const HeadPlan& plan, const State& state)
+      : keys_(reinterpret_cast<uint32_t*>(base + row * buffers.row_bytes())), blocks_(keys_ + buffers.capacity),
+        capacity_(buffers.capacity), plan_(plan), bar_(state.bar), size_(state.size) {}
 
-  // Scores of key blocks [first, first + count), all of which come before those of the last call.
+  // Scores of key blocks [first, first + count), all of which come before those of the last call; on 16 bytes.
   __device__ void add(const float* scores, int64_t first, int count) {
     const int lane = threadIdx.x % 32;
-    for (int last = count - 1; last >= 0; last -= 32) {
-      const int i = last - lane;
-      const bool present = i >= 0;
-      const float score = present ? scores[i] : 0.0f;
-      const uint32_t key = ordered_bits(score);
-      uint32_t in = __ballot_sync(0xffffffffu, present && key >= bar_);
+    for (int end = count; end > 0;) {
+      if (end % 128 == 0) {  // most often none of many is worth a look
+        const float4 s = *reinterpret_cast<const float4*>(scores + end - 128 + 4 * lane);
+        const uint32_t most = max(max(ordered_bits(s.x), ordered_bits(s.y)), max(ordered_bits(s.z), ordered_bits(s.w)));
+        if (!__any_sync(kAllLanes, most >= bar_)) {
+          end -= 128;
+          continue;
+        }
+      }
+      const int step = end % 32 ? end % 32 : 32, i = end - 1 - lane;
+      end -= step;
+      const bool present = lane < step;
+      const uint32_t key = present ? ordered_bits(scores[i]) : 0;
+      uint32_t in = __ballot_sync(kAllLanes, present && key >= bar_);
       if (in == 0) continue;
       if (size_ + __popc(in) > capacity_) {
         thin_out();
-        in = __ballot_sync(0xffffffffu, present && key >= bar_);
+        in = __ballot_sync(kAllLanes, present && key >= bar_);
       }
       if (in >> lane & 1) {
         const int at = size_ + __popc(in & ((1u << lane) - 1));
-        values_[at] = score;
+        keys_[at] = key;
         blocks_[at] = uint32_t(first + i);
       }
       size_ += __popc(in);
@@ -169,7 +157,7 @@ class BlockChoice {
       }
       for (int last = size_ - 1; last >= 0; last -= 32) {
         const uint32_t b = last - lane >= 0 ? blocks_[last - lane] : UINT32_MAX;
-        const uint32_t chosen = __ballot_sync(0xffffffffu, int64_t(b) < rest);
+        const uint32_t chosen = __ballot_sync(kAllLanes, int64_t(b) < rest);
         if (chosen >> lane & 1) out[count + __popc(chosen & ((1u << lane) - 1))] = b;
         count += __popc(chosen);
       }
@@ -182,15 +170,14 @@ class BlockChoice {
   __device__ void thin_out() {
     __syncwarp();
     if (size_ <= plan_.top_k) return;
-    bar_ = keep_best(values_, blocks_, size_, plan_.top_k, digits_);
+    bar_ = keep_best(keys_, blocks_, size_, plan_.top_k, bar_);
     size_ = plan_.top_k;
   }
 
-  float* const values_;
+  uint32_t* const keys_;  // scores in ordered bits
   uint32_t* const blocks_;
   const int capacity_;
   const HeadPlan& plan_;
-  uint32_t* const digits_;
   uint32_t bar_;
   int size_;
 };

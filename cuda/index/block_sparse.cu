@@ -9,7 +9,7 @@ namespace {
 
 constexpr int kThreads = 256, kWarps = kThreads / 32;
 constexpr int kRows = 64;  // row blocks scored together
-constexpr int kFixedBytes = kWarps * kDigitBins * 4 + kRows * int(sizeof(BlockChoice::State)) + 256;
+constexpr int kFixedBytes = kRows * int(sizeof(BlockChoice::State)) + 256;
 
 // Shared memory beside the choices. Rows of means are `pitch` bytes, 16-byte pieces at index XOR (row & 7).
 template <int kKeys>
@@ -76,7 +76,6 @@ template <int kKeys>
 __global__ void __launch_bounds__(kThreads, 1)
     pooled_kernel(const __grid_constant__ IndexKernelArgs a, const ChoiceBuffers buffers) {
   extern __shared__ __align__(128) char shared[];
-  __shared__ uint32_t digits[kWarps][kDigitBins];
   __shared__ BlockChoice::State states[kRows];
   const PooledTile<kKeys> tile(a.mean_dim);
   float* const scores = reinterpret_cast<float*>(shared + tile.scores_at());
@@ -111,7 +110,7 @@ __global__ void __launch_bounds__(kThreads, 1)
                    a.key_blocks - next);
       for (int row = warp; row < rows; row += kWarps) {
         const int64_t left = a.dense_tiles(m0 + row) - first;
-        BlockChoice choice(buffers, choices, row, plan, states[row], digits[warp]);
+        BlockChoice choice(buffers, choices, row, plan, states[row]);
         choice.add(scores + row * tile.kScorePitch, first, int(max64(0, min64(kKeys, left))));
         __syncwarp();
         if (lane == 0) states[row] = choice.state();
@@ -120,7 +119,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     cp_async_wait<0>();
     __syncthreads();
     for (int row = warp; row < rows; row += kWarps)
-      BlockChoice(buffers, choices, row, plan, states[row], digits[warp]).write(a, m0 + row);
+      BlockChoice(buffers, choices, row, plan, states[row]).write(a, m0 + row);
   }
 }
 

@@ -1,4 +1,4 @@
-// RMS normalisation and the rotary embedding.
+// RMS normalisation.
 #include "../core/cuda_ops.h"
 #include "../index/work_list.h"
 #include "elements.cuh"
@@ -115,95 +115,6 @@ __global__ void __launch_bounds__(32 * kNormWarps)
   }
 }
 
-constexpr int kRopeThreads = 128;
-constexpr double kPerTurn = 0.15915494309189533577;  // 1 / (2 pi)
-
-struct RopeShape {
-  int heads, head_dim, rotary_dim;
-  bool interleaved;
-  bool wide;  // whole lanes on either side of every rotated pair
-};
-
-// Eight pairs or, interleaved, four at a time. Lanes past the rotated dimensions are copied.
-__device__ void rotate_lanes(const DeviceView& x, const DeviceView& out, const RopeShape& s, int row,
-                             const float2* turns) {
-  const int half = s.rotary_dim / 2, turned = (s.interleaved ? s.rotary_dim : half) / kLane;
-  const int lanes = turned + (s.head_dim - s.rotary_dim) / kLane;
-  for (int item = threadIdx.x; item < s.heads * lanes; item += kRopeThreads) {
-    const int head = item / lanes, lane = item % lanes;
-    const char* from = x.row(head, row);
-    char* to = out.row(head, row);
-    float u[kLane], v[kLane];
-    if (lane >= turned) {
-      const int at = s.rotary_dim + (lane - turned) * kLane;
-      load_lane(from, at, s.head_dim, x.dtype, true, u);
-      store_lane(to, at, s.head_dim, out.dtype, true, u);
-    } else if (s.interleaved) {
-      load_lane(from, lane * kLane, s.head_dim, x.dtype, true, u);
-#pragma unroll
-      for (int j = 0; j < kLane; j += 2) {
-        const float2 t = turns[(lane * kLane + j) / 2];
-        v[j] = u[j] * t.x - u[j + 1] * t.y;
-        v[j + 1] = u[j + 1] * t.x + u[j] * t.y;
-      }
-      store_lane(to, lane * kLane, s.head_dim, out.dtype, true, v);
-    } else {
-      load_lane(from, lane * kLane, s.head_dim, x.dtype, true, u);
-      load_lane(from, half + lane * kLane, s.head_dim, x.dtype, true, v);
-#pragma unroll
-      for (int j = 0; j < kLane; j++) {
-        const float2 t = turns[lane * kLane + j];
-        const float a = u[j], b = v[j];
-        u[j] = a * t.x - b * t.y;
-        v[j] = b * t.x + a * t.y;
-      }
-      store_lane(to, lane * kLane, s.head_dim, out.dtype, true, u);
-      store_lane(to, half + lane * kLane, s.head_dim, out.dtype, true, v);
-    }
-  }
-}
-
-// One pair at a time, whatever the alignment.
-__device__ void rotate_pairs(const DeviceView& x, const DeviceView& out, const RopeShape& s, int row,
-                             const float2* turns) {
-  const int half = s.rotary_dim / 2, items = half + s.head_dim - s.rotary_dim;
-  for (int item = threadIdx.x; item < s.heads * items; item += kRopeThreads) {
-    const int head = item / items, i = item % items;
-    const char* from = x.row(head, row);
-    char* to = out.row(head, row);
-    if (i < half) {
-      const int a = s.interleaved ? 2 * i : i, b = s.interleaved ? 2 * i + 1 : i + half;
-      const float u = load_element(from, a, x.dtype), v = load_element(from, b, x.dtype);
-      const float2 t = turns[i];
-      store_element(to, a, out.dtype, u * t.x - v * t.y);
-      store_element(to, b, out.dtype, v * t.x + u * t.y);
-    } else {
-      const int a = s.rotary_dim + i - half;
-      store_element(to, a, out.dtype, load_element(from, a, x.dtype));
-    }
-  }
-}
-
-// A block per row: cosines and sines once, then every head.
-__global__ void __launch_bounds__(kRopeThreads)
-    rope_kernel(DeviceView x, DeviceView out, const float* __restrict__ inv_freq, int64_t position, int rows,
-                RopeShape s, float scale) {
-  extern __shared__ float2 turns[];  // cos and sin, [rotary_dim / 2]
-  for (int row = blockIdx.x; row < rows; row += gridDim.x) {
-    for (int i = threadIdx.x; i < s.rotary_dim / 2; i += kRopeThreads) {
-      // Whole turns go in f64: at a million positions an f32 angle is off by up to 0.03 rad.
-      const double turn = double(position + row) * double(inv_freq[i]) * kPerTurn;
-      float sine, cosine;
-      sincospif(2 * float(turn - rint(turn)), &sine, &cosine);
-      turns[i] = make_float2(cosine * scale, sine * scale);
-    }
-    __syncthreads();
-    if (s.wide) rotate_lanes(x, out, s, row, turns);
-    else rotate_pairs(x, out, s, row, turns);
-    __syncthreads();
-  }
-}
-
 }  // namespace
 
 mi_status rms_norm(const Launch& launch, const RmsNormArgs& a, mi_error* error) {
@@ -224,18 +135,6 @@ mi_status rms_norm(const Launch& launch, const RmsNormArgs& a, mi_error* error) 
   else if (lanes == 2) held(rms_norm_held_kernel<2>);
   else held(rms_norm_held_kernel<kMostHeld>);
   return check_launch("rms_norm", error);
-}
-
-mi_status rope(const Launch& launch, const RopeArgs& a, mi_error* error) {
-  const DeviceView x = device_view(a.x, a.heads, a.rows, a.head_dim);
-  const DeviceView out = device_view(a.out, a.heads, a.rows, a.head_dim);
-  const bool interleaved = a.interleaved != 0;
-  const bool wide = x.wide && out.wide && a.rotary_dim % (interleaved ? kLane : 2 * kLane) == 0;
-  const RopeShape shape{a.heads, a.head_dim, a.rotary_dim, interleaved, wide};
-  const unsigned blocks = unsigned(min64(a.rows, int64_t(launch.sm_count) * 64));
-  rope_kernel<<<blocks, kRopeThreads, size_t(a.rotary_dim) / 2 * sizeof(float2), launch.stream>>>(
-      x, out, a.inv_freq, a.position, a.rows, shape, a.scale);
-  return check_launch("rope", error);
 }
 
 }  // namespace mi::cuda

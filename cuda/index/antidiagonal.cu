@@ -161,7 +161,6 @@ __global__ void __launch_bounds__(kThreads, 1)
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   const GroupScores<T, kGroups> group_scores(a, stages, shared);
   const int first_group = group_scores.first_group(), first_key_group = group_scores.first_key_group();
-  char* const choices = buffers.base(kBlocks, shared + operand_bytes);
   const int64_t items = ceil_div(a.row_blocks, kBlocks);
   const float scale = p.scale_log2 / kStride;
 
@@ -178,7 +177,8 @@ __global__ void __launch_bounds__(kThreads, 1)
     const auto sees = [&](int group, int64_t key_group) {
       return key_group < key_groups && key_group * kStride <= first_position + group * kStride;
     };
-    BlockChoice choice(buffers, choices, warp, plan, {0, 0});
+    const BlockChoices choices(buffers, buffers.base(kBlocks, shared + operand_bytes), plan);
+    BlockChoices::State state{0, 0};  // of the warp's row block
 
     if (key_groups > 0) {
       __syncthreads();  // the last item is done with the queries
@@ -250,10 +250,10 @@ __global__ void __launch_bounds__(kThreads, 1)
         __syncthreads();
         const int64_t block = first / kGroupsOfBlock;
         if (warp < blocks)
-          choice.add(scores[warp], block, int(max64(0, min64(kKeyBlocks, a.dense_tiles(m0 + warp) - block))));
+          state = choices.add(warp, state, scores[warp], block, int(min64(kKeyBlocks, a.dense_tiles(m0 + warp) - block)));
       });
     }
-    if (warp < blocks) choice.write(a, m0 + warp);
+    if (warp < blocks) choices.write(warp, state, a, m0 + warp);
   }
 }
 

@@ -92,55 +92,54 @@ inline ChoiceBuffers choice_buffers(const Launch& launch, const IndexKernelArgs&
   return {int32_t(entries), false, a.choice};
 }
 
-// One row block's choice, kept by one warp.
-class BlockChoice {
+// The choices of the row blocks that a thread block works on for one head; each is kept by one warp.
+class BlockChoices {
  public:
-  // Between calls, in shared memory.
+  // Of one row block, between calls.
   struct State {
     uint32_t bar;  // least ordered score that may still be chosen
     int32_t size;
   };
 
-  __device__ BlockChoice(const ChoiceBuffers& buffers, char* base, int row, const HeadPlan& plan, const State& state)
-      : keys_(reinterpret_cast<uint32_t*>(base + row * buffers.row_bytes())), blocks_(keys_ + buffers.capacity),
-        capacity_(buffers.capacity), plan_(plan), bar_(state.bar), size_(state.size) {}
+  __device__ BlockChoices(const ChoiceBuffers& buffers, char* base, const HeadPlan& plan)
+      : buffers_(buffers), base_(base), plan_(plan) {}
 
-  // Scores of key blocks [first, first + count), all of which come before those of the last call; on 16 bytes.
-  __device__ void add(const float* scores, int64_t first, int count) {
+  // Whether any of `count` scores may still be chosen.
+  __device__ static bool reaches(const State& state, const float* scores, int count) {
+    float most = -INFINITY;
+#pragma unroll 4
+    for (int i = threadIdx.x % 32; i < count; i += 32) most = fmaxf(most, scores[i]);
+    // Below -inf the bits are those of a NaN: then nothing is certain.
+    return __any_sync(kAllLanes, state.bar == 0 || !(most < from_ordered_bits(state.bar)));
+  }
+
+  // Scores of key blocks [first, first + count), all of which come before those of the row's last call.
+  __device__ State add(int row, State state, const float* scores, int64_t first, int count) const {
     const int lane = threadIdx.x % 32;
-    for (int end = count; end > 0;) {
-      if (end % 128 == 0) {  // most often none of many is worth a look
-        const float4 s = *reinterpret_cast<const float4*>(scores + end - 128 + 4 * lane);
-        const uint32_t most = max(max(ordered_bits(s.x), ordered_bits(s.y)), max(ordered_bits(s.z), ordered_bits(s.w)));
-        if (!__any_sync(kAllLanes, most >= bar_)) {
-          end -= 128;
-          continue;
-        }
-      }
-      const int step = end % 32 ? end % 32 : 32, i = end - 1 - lane;
-      end -= step;
-      const bool present = lane < step;
-      const uint32_t key = present ? ordered_bits(scores[i]) : 0;
-      uint32_t in = __ballot_sync(kAllLanes, present && key >= bar_);
+    for (int end = count; end > 0; end -= 32) {
+      const int i = end - 1 - lane;
+      const uint32_t key = i >= 0 ? ordered_bits(scores[i]) : 0;
+      uint32_t in = __ballot_sync(kAllLanes, i >= 0 && key >= state.bar);
       if (in == 0) continue;
-      if (size_ + __popc(in) > capacity_) {
-        thin_out();
-        in = __ballot_sync(kAllLanes, present && key >= bar_);
+      if (state.size + __popc(in) > buffers_.capacity) {
+        thin_out(row, state);
+        in = __ballot_sync(kAllLanes, i >= 0 && key >= state.bar);
       }
       if (in >> lane & 1) {
-        const int at = size_ + __popc(in & ((1u << lane) - 1));
-        keys_[at] = key;
-        blocks_[at] = uint32_t(first + i);
+        const int at = state.size + __popc(in & ((1u << lane) - 1));
+        keys(row)[at] = key;
+        blocks(row)[at] = uint32_t(first + i);
       }
-      size_ += __popc(in);
+      state.size += __popc(in);
     }
+    return state;
   }
-  __device__ State state() const { return {bar_, size_}; }
 
   // Writes the blocks of row block m, ascending: the best and the forced ones, or all in reach.
-  __device__ void write(const IndexKernelArgs& a, int64_t m) {
+  __device__ void write(int row, State state, const IndexKernelArgs& a, int64_t m) const {
     const int lane = threadIdx.x % 32;
     const int64_t reach = a.dense_tiles(m);
+    const uint32_t* const chosen = blocks(row);
     uint32_t* const counts = a.at<uint32_t>(plan_.blocks);
     uint32_t* const out = counts + a.row_blocks + m * plan_.block_stride;
     const bool all = reach <= plan_.top_k;
@@ -150,16 +149,16 @@ class BlockChoice {
     if (all) {
       rest = 0;
     } else {
-      thin_out();
-      if (plan_.flags & MI_FORCE_SINK && rest > 0 && blocks_[size_ - 1] != 0) {
+      thin_out(row, state);
+      if (plan_.flags & MI_FORCE_SINK && rest > 0 && chosen[state.size - 1] != 0) {
         if (lane == 0) out[0] = 0;
         count = 1;
       }
-      for (int last = size_ - 1; last >= 0; last -= 32) {
-        const uint32_t b = last - lane >= 0 ? blocks_[last - lane] : UINT32_MAX;
-        const uint32_t chosen = __ballot_sync(kAllLanes, int64_t(b) < rest);
-        if (chosen >> lane & 1) out[count + __popc(chosen & ((1u << lane) - 1))] = b;
-        count += __popc(chosen);
+      for (int last = state.size - 1; last >= 0; last -= 32) {
+        const uint32_t b = last - lane >= 0 ? chosen[last - lane] : UINT32_MAX;
+        const uint32_t in = __ballot_sync(kAllLanes, int64_t(b) < rest);
+        if (in >> lane & 1) out[count + __popc(in & ((1u << lane) - 1))] = b;
+        count += __popc(in);
       }
     }
     for (int64_t b = rest + lane; b < reach; b += 32) out[count + b - rest] = uint32_t(b);
@@ -167,19 +166,20 @@ class BlockChoice {
   }
 
  private:
-  __device__ void thin_out() {
+  // Scores in ordered bits, and where they stand.
+  __device__ uint32_t* keys(int row) const { return reinterpret_cast<uint32_t*>(base_ + row * buffers_.row_bytes()); }
+  __device__ uint32_t* blocks(int row) const { return keys(row) + buffers_.capacity; }
+
+  __device__ void thin_out(int row, State& state) const {
     __syncwarp();
-    if (size_ <= plan_.top_k) return;
-    bar_ = keep_best(keys_, blocks_, size_, plan_.top_k, bar_);
-    size_ = plan_.top_k;
+    if (state.size <= plan_.top_k) return;
+    state.bar = keep_best(keys(row), blocks(row), state.size, plan_.top_k, state.bar);
+    state.size = plan_.top_k;
   }
 
-  uint32_t* const keys_;  // scores in ordered bits
-  uint32_t* const blocks_;
-  const int capacity_;
+  const ChoiceBuffers& buffers_;
+  char* const base_;
   const HeadPlan& plan_;
-  uint32_t bar_;
-  int size_;
 };
 
 }  // namespace mi::cuda

@@ -9,7 +9,7 @@ namespace {
 
 constexpr int kThreads = 256, kWarps = kThreads / 32;
 constexpr int kRows = 64;  // row blocks scored together
-constexpr int kFixedBytes = kRows * int(sizeof(BlockChoice::State)) + 256;
+constexpr int kFixedBytes = kRows * int(sizeof(BlockChoices::State)) + 256;
 
 // Shared memory beside the choices. Rows of means are `pitch` bytes, 16-byte pieces at index XOR (row & 7).
 template <int kKeys>
@@ -76,10 +76,9 @@ template <int kKeys>
 __global__ void __launch_bounds__(kThreads, 1)
     pooled_kernel(const __grid_constant__ IndexKernelArgs a, const ChoiceBuffers buffers) {
   extern __shared__ __align__(128) char shared[];
-  __shared__ BlockChoice::State states[kRows];
+  __shared__ BlockChoices::State states[kRows];
   const PooledTile<kKeys> tile(a.mean_dim);
   float* const scores = reinterpret_cast<float*>(shared + tile.scores_at());
-  char* const choices = buffers.base(kRows, shared + tile.bytes());
   const uint32_t base = smem_address(shared);
   const int items = int(ceil_div(a.row_blocks, kRows)), group = a.probe.q_heads / a.probe.kv_heads;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -91,6 +90,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     const int64_t m0 = (items - 1 - item / a.probe.q_heads) * kRows;
     const int rows = int(min64(kRows, a.row_blocks - m0));
     const int64_t reach = a.dense_tiles(m0 + rows - 1), scored = reach > plan.top_k ? reach : 0;
+    const BlockChoices choices(buffers, buffers.base(kRows, shared + tile.bytes()), plan);
     const __half* const keys = a.key_means + int64_t(head / group) * a.key_blocks * a.mean_dim;
     __syncthreads();  // the last item is done with the memory
     if (threadIdx.x < kRows) states[threadIdx.x] = {0, 0};
@@ -109,17 +109,19 @@ __global__ void __launch_bounds__(kThreads, 1)
         load_means(base + tile.keys_at(), tile.pitch, keys + next * a.mean_dim, a.mean_dim, kKeys,
                    a.key_blocks - next);
       for (int row = warp; row < rows; row += kWarps) {
-        const int64_t left = a.dense_tiles(m0 + row) - first;
-        BlockChoice choice(buffers, choices, row, plan, states[row]);
-        choice.add(scores + row * tile.kScorePitch, first, int(max64(0, min64(kKeys, left))));
+        const int count = int(min64(kKeys, a.dense_tiles(m0 + row) - first));
+        const float* const of_row = scores + row * tile.kScorePitch;
+        const BlockChoices::State before = states[row];
+        if (!BlockChoices::reaches(before, of_row, count)) continue;
+        const BlockChoices::State after = choices.add(row, before, of_row, first, count);
         __syncwarp();
-        if (lane == 0) states[row] = choice.state();
+        if (lane == 0) states[row] = after;
       }
     }
     cp_async_wait<0>();
     __syncthreads();
     for (int row = warp; row < rows; row += kWarps)
-      BlockChoice(buffers, choices, row, plan, states[row]).write(a, m0 + row);
+      choices.write(row, states[row], a, m0 + row);
   }
 }
 

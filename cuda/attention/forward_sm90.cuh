@@ -48,6 +48,19 @@ struct Batch {
 };
 static_assert(sizeof(Tile) == 2 * sizeof(Unit<2>), "take each other's place");
 
+// A stage of a ring and the parity of its current phase.
+template <int kStages>
+struct RingPosition {
+  uint32_t stage = 0, parity = 0;
+
+  __device__ __forceinline__ void advance() {
+    if (++stage == kStages) {
+      stage = 0;
+      parity ^= 1;
+    }
+  }
+};
+
 using Box = char[kBoxBytes];
 
 template <int kDim_, int kStages_, int kProducerRegisters_>

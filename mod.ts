@@ -92,7 +92,7 @@ export type {
 } from "./src/model/tokenizer.ts";
 export { Detokenizer } from "./src/model/detokenizer.ts";
 export type { ChatMessage } from "./src/model/chat.ts";
-export type { KvDType } from "./src/model/kv_cache.ts";
+export type { KvDType, KvPlace } from "./src/model/kv_shape.ts";
 export type { WeightFormat } from "./src/model/parameters.ts";
 export type { MemoryPlan } from "./src/model/memory.ts";
 export type { OnProgress, Progress } from "./src/model/progress.ts";

@@ -23,6 +23,7 @@ peer (PyTorch with cuDNN attention), and writes docs/bench/e2e-DATE.json after e
   --layers N            fewer decoder layers than the shape has
   --lengths LIST        tokens                      (default: 8192,32768,131072,262144,524288,1048576)
   --weights FORMAT      bf16, or fp8 in the decoder layers  (default: bf16)
+  --kv-place PLACE      device, or host: keys and values in host memory  (default: device)
   --dense-up-to N       longest dense run; beyond it one layer's attention is timed (default: 131072)
   --decode-at N         tokens held while decoding  (default: 131072)
   --only LIST           of sparse,dense,decode,peer (default: these) and load: the weights from a file of their size,
@@ -42,6 +43,7 @@ const { values: flags } = parseArgs({
     layers: { type: "string" },
     lengths: { type: "string", default: "8192,32768,131072,262144,524288,1048576" },
     weights: { type: "string", default: "bf16" },
+    "kv-place": { type: "string", default: "device" },
     "dense-up-to": { type: "string", default: `${1 << 17}` },
     "decode-at": { type: "string", default: `${1 << 17}` },
     only: { type: "string", default: "sparse,dense,decode,peer" },
@@ -94,7 +96,7 @@ async function measureOurs(run: Run, only: ReadonlySet<string>): Promise<void> {
   const weights = results.weights === "fp8" ? "fp8" : "stored";
   const parameters = await randomParameters(device, config, weights);
   results.weightBytes = parameters.byteLength;
-  using model = new E2eModel(device, config, parameters, weights);
+  using model = new E2eModel(device, config, parameters, weights, results.kvPlace);
 
   const prefill = async (tokens: number, mode: "sparse" | "dense"): Promise<string> => {
     const row = await model.prefill(tokens, mode);
@@ -196,6 +198,8 @@ async function main(): Promise<void> {
   if (!shape) throw new Error(`no shape ${flags.shape}`);
   const { weights } = flags;
   if (weights !== "bf16" && weights !== "fp8") throw new Error(`no weights ${weights}`);
+  const kvPlace = flags["kv-place"];
+  if (kvPlace !== "device" && kvPlace !== "host") throw new Error(`no place ${kvPlace}`);
   const results: E2eResults = {
     schema: 1,
     date,
@@ -204,6 +208,7 @@ async function main(): Promise<void> {
     config: { ...shape, layers: Number(flags.layers ?? shape.layers) },
     budgets: BUDGETS,
     weights,
+    kvPlace,
     sparse: [],
     dense: [],
     denseAttention: [],

@@ -11,7 +11,7 @@
 namespace mi {
 
 Buffer::~Buffer() {
-  if (data) device.release(data, bytes);
+  if (data) device.release(*this);
 }
 
 namespace {
@@ -19,8 +19,8 @@ namespace {
 struct OpenDevice {
   std::unique_ptr<Device> device;
   uint64_t memory_limit = 0;
-  std::mutex mutex;  // guards allocated and peak
-  uint64_t allocated = 0, peak = 0;
+  std::mutex mutex;  // guards what follows
+  uint64_t allocated = 0, peak = 0, host_allocated = 0;
   // Declared after `device`: buffers still in the table must be released while it lives.
   Handles<Buffer> buffers;
   Handles<PendingRead> reads;
@@ -55,14 +55,23 @@ int32_t with_device(uint64_t handle, mi_error* error, const Body& body) noexcept
   });
 }
 
-// A range of a buffer, or null with the failure written.
-std::shared_ptr<Buffer> range(OpenDevice& d, uint64_t handle, uint64_t offset, uint64_t bytes, mi_error* error) {
+// The buffer around a range, wherever it is, or null with the failure written.
+std::shared_ptr<Buffer> range_anywhere(OpenDevice& d, uint64_t handle, uint64_t offset, uint64_t bytes, mi_error* error) {
   std::shared_ptr<Buffer> b = d.buffers.find(handle);
   if (!b) {
     fail(error, MI_BAD_HANDLE, "no such buffer on this device (freed?)");
   } else if (offset > b->bytes || bytes > b->bytes - offset) {
     fail(error, MI_SHAPE, "%llu bytes at offset %llu do not fit a buffer of %llu bytes", (unsigned long long)bytes,
          (unsigned long long)offset, (unsigned long long)b->bytes);
+    b = nullptr;
+  }
+  return b;
+}
+// The same on the device.
+std::shared_ptr<Buffer> range(OpenDevice& d, uint64_t handle, uint64_t offset, uint64_t bytes, mi_error* error) {
+  std::shared_ptr<Buffer> b = range_anywhere(d, handle, offset, bytes, error);
+  if (b && b->place == Place::kHost) {
+    fail(error, MI_INVALID_ARGUMENT, "a buffer of host memory is copied from and to, and nothing else");
     b = nullptr;
   }
   return b;
@@ -90,6 +99,23 @@ mi_status prepare_to_run(OpenDevice& d, const mi_header* params, Operation* oper
   if (given >= needed) return MI_OK;
   return fail(error, MI_SHAPE, "operation %u needs %llu bytes of workspace, got %llu", params->op,
               (unsigned long long)needed, (unsigned long long)given);
+}
+
+int32_t allocate(uint64_t handle, uint64_t bytes, Place place, uint64_t* buffer, mi_error* error) {
+  return with_device(handle, error, [&](OpenDevice& d) -> int32_t {
+    if (!buffer || bytes == 0) return fail(error, MI_INVALID_ARGUMENT, "cannot allocate %llu bytes", (unsigned long long)bytes);
+    std::lock_guard<std::mutex> lock(d.mutex);
+    const uint64_t held = d.allocated + d.host_allocated;
+    if (d.memory_limit && (bytes > d.memory_limit || held > d.memory_limit - bytes))
+      return out_of_memory(error, bytes, d.memory_limit - held);
+    void* data = nullptr;
+    const mi_status status = d.device->allocate(bytes, place, &data, error);
+    if (status != MI_OK) return status;
+    *buffer = d.buffers.insert(std::make_shared<Buffer>(*d.device, data, bytes, place));
+    (place == Place::kHost ? d.host_allocated : d.allocated) += bytes;
+    if (d.allocated > d.peak) d.peak = d.allocated;
+    return MI_OK;
+  });
 }
 
 int32_t bad_status(const mi_error* error, mi_status fallback) { return error && error->code ? error->code : fallback; }
@@ -173,25 +199,18 @@ int32_t mi_device_info_get(uint64_t handle, mi_device_info* info, mi_error* erro
       std::lock_guard<std::mutex> lock(d.mutex);
       info->allocated = d.allocated;
       info->peak = d.peak;
+      info->host_allocated = d.host_allocated;
     }
     return d.device->info(info, error);
   });
 }
 
 int32_t mi_alloc(uint64_t handle, uint64_t bytes, uint64_t* buffer, mi_error* error) {
-  return with_device(handle, error, [&](OpenDevice& d) -> int32_t {
-    if (!buffer || bytes == 0) return fail(error, MI_INVALID_ARGUMENT, "cannot allocate %llu bytes", (unsigned long long)bytes);
-    std::lock_guard<std::mutex> lock(d.mutex);
-    if (d.memory_limit && (bytes > d.memory_limit || d.allocated > d.memory_limit - bytes))
-      return out_of_memory(error, bytes, d.memory_limit - d.allocated);
-    void* data = nullptr;
-    const mi_status status = d.device->allocate(bytes, &data, error);
-    if (status != MI_OK) return status;
-    *buffer = d.buffers.insert(std::make_shared<Buffer>(*d.device, data, bytes));
-    d.allocated += bytes;
-    if (d.allocated > d.peak) d.peak = d.allocated;
-    return MI_OK;
-  });
+  return allocate(handle, bytes, Place::kDevice, buffer, error);
+}
+
+int32_t mi_alloc_host(uint64_t handle, uint64_t bytes, uint64_t* buffer, mi_error* error) {
+  return allocate(handle, bytes, Place::kHost, buffer, error);
 }
 
 int32_t mi_free(uint64_t handle, uint64_t buffer, mi_error* error) {
@@ -199,7 +218,7 @@ int32_t mi_free(uint64_t handle, uint64_t buffer, mi_error* error) {
     const std::shared_ptr<Buffer> b = d.buffers.remove(buffer);
     if (!b) return fail(error, MI_BAD_HANDLE, "no such buffer on this device (freed?)");
     std::lock_guard<std::mutex> lock(d.mutex);
-    d.allocated -= b->bytes;
+    (b->place == Place::kHost ? d.host_allocated : d.allocated) -= b->bytes;
     return MI_OK;
   });
 }
@@ -255,11 +274,11 @@ int32_t mi_load(uint64_t handle, uint64_t buffer, uint64_t offset, const char* p
 int32_t mi_copy(uint64_t handle, uint64_t dst, uint64_t dst_offset, uint64_t src, uint64_t src_offset, uint64_t bytes,
                 mi_error* error) {
   return with_device(handle, error, [&](OpenDevice& d) -> int32_t {
-    const auto to = range(d, dst, dst_offset, bytes, error);
+    const auto to = range_anywhere(d, dst, dst_offset, bytes, error);
     if (!to) return bad_status(error, MI_SHAPE);
-    const auto from = range(d, src, src_offset, bytes, error);
+    const auto from = range_anywhere(d, src, src_offset, bytes, error);
     if (!from) return bad_status(error, MI_SHAPE);
-    return bytes ? d.device->copy(at(to, dst_offset), at(from, src_offset), bytes, {to, from}, error) : MI_OK;
+    return bytes ? d.device->copy({to, dst_offset}, {from, src_offset}, bytes, error) : MI_OK;
   });
 }
 

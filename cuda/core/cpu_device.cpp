@@ -1,7 +1,6 @@
 // The CPU backend's queue: one executor thread takes tasks in order and runs them on the pool.
 #include <fcntl.h>
 #include <sys/stat.h>
-#include <sys/sysinfo.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -18,6 +17,7 @@
 
 #include "../cpu/pool.h"
 #include "device.h"
+#include "host_memory.h"
 #include "status.h"
 
 namespace mi {
@@ -65,20 +65,6 @@ std::string cpu_name() {
   return "CPU";
 }
 
-// MemAvailable counts page cache that the kernel would give back, unlike sysinfo's freeram.
-uint64_t available_memory() {
-  std::ifstream file("/proc/meminfo");
-  for (std::string line; std::getline(file, line);)
-    if (line.compare(0, 13, "MemAvailable:") == 0) return std::strtoull(line.c_str() + 13, nullptr, 10) * 1024;
-  struct sysinfo s {};
-  return sysinfo(&s) == 0 ? (uint64_t)s.freeram * s.mem_unit : 0;
-}
-
-uint64_t total_memory() {
-  struct sysinfo s {};
-  return sysinfo(&s) == 0 ? (uint64_t)s.totalram * s.mem_unit : 0;
-}
-
 class CpuDevice final : public Device {
  public:
   explicit CpuDevice(const mi_device_options& o)
@@ -101,12 +87,12 @@ class CpuDevice final : public Device {
     info->threads = pool_.threads();
     info->isa = pool_.isa();
     info->total_memory = total_memory();
-    info->free_memory = available_memory();
+    info->free_memory = info->host_free_memory = available_memory();
     std::snprintf(info->name, sizeof info->name, "%s", cpu_name().c_str());
     return MI_OK;
   }
 
-  mi_status allocate(uint64_t bytes, void** data, mi_error* error) override {
+  mi_status allocate(uint64_t bytes, Place, void** data, mi_error* error) override {
     // The kernel overcommits, so malloc alone would let a hopeless request through to the OOM killer.
     uint64_t available = available_memory();
     if (bytes > available) {  // memory that was freed behind queued work may be all that is missing
@@ -122,7 +108,7 @@ class CpuDevice final : public Device {
     return MI_OK;
   }
   // Queued operations hold their Buffers, so nothing uses the bytes any more.
-  void release(void* data, uint64_t) override { std::free(data); }
+  void release(const Buffer& buffer) override { std::free(buffer.data); }
 
   mi_status write(void* dst, const void* src, uint64_t bytes, mi_error* error) override {
     return transfer([=] { std::memcpy(dst, src, bytes); return MI_OK; }, error);
@@ -145,9 +131,8 @@ class CpuDevice final : public Device {
   mi_status load(void* dst, const char* path, uint64_t file_offset, uint64_t bytes, mi_error* error) override {
     return transfer([=] { return read_file(dst, path, file_offset, bytes, error); }, error);
   }
-  mi_status copy(void* dst, const void* src, uint64_t bytes, std::vector<std::shared_ptr<Buffer>> keep,
-                 mi_error*) override {
-    push({[=, keep = std::move(keep)] { std::memmove(dst, src, bytes); }, 0, false});
+  mi_status copy(const Spot& dst, const Spot& src, uint64_t bytes, mi_error*) override {
+    push({[=] { std::memmove(dst.data(), src.data(), bytes); }, 0, false});
     return MI_OK;
   }
 

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <new>
 
+#include "host_memory.h"
 #include "status.h"
 
 namespace mi {
@@ -64,6 +65,10 @@ mi_status cuda_failure(cudaError_t code, const char* what, mi_error* error) {
   return MI_CUDA;
 }
 
+void add_memory(const Operation& operation, std::vector<const void*>* memory) {
+  for (const std::shared_ptr<Buffer>& buffer : operation.buffers) memory->push_back(buffer->data);
+}
+
 }  // namespace
 
 mi_status CudaDevice::open(mi_error* error) {
@@ -98,6 +103,7 @@ mi_status CudaDevice::open(mi_error* error) {
   if (code == cudaSuccess) code = cudaMemPoolSetAttribute(pool_, cudaMemPoolAttrReleaseThreshold, &keep);
   if (code == cudaSuccess) code = cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking);
   if (code == cudaSuccess) code = cudaStreamCreateWithFlags(&side_stream_, cudaStreamNonBlocking);
+  if (code == cudaSuccess) code = transfers_.open();
   for (cudaEvent_t& marker : markers_)
     if (code == cudaSuccess) code = cudaEventCreateWithFlags(&marker, cudaEventDisableTiming);
   void* finished = nullptr;
@@ -170,12 +176,14 @@ mi_status CudaDevice::info(mi_device_info* info, mi_error* error) {
   info->isa = launch_.arch;
   info->total_memory = total;
   info->free_memory = free + (reserved - used);  // what the pool holds back can be had again
+  info->host_free_memory = available_memory();
   std::snprintf(info->name, sizeof info->name, "%s", name_);
   return MI_OK;
 }
 
-mi_status CudaDevice::allocate(uint64_t bytes, void** data, mi_error* error) {
+mi_status CudaDevice::allocate(uint64_t bytes, Place place, void** data, mi_error* error) {
   CurrentDevice current(options_.index);
+  if (place == Place::kHost) return allocate_host(bytes, data, error);
   cudaError_t code = cudaMallocFromPoolAsync(data, bytes, pool_, stream_);
   if (code == cudaErrorMemoryAllocation) {
     // Queued frees and blocks kept for reuse may be all that stands in the way.
@@ -195,13 +203,35 @@ mi_status CudaDevice::allocate(uint64_t bytes, void** data, mi_error* error) {
   return check(code, "allocate", error);
 }
 
-void CudaDevice::release(void* data, uint64_t) {
+mi_status CudaDevice::allocate_host(uint64_t bytes, void** data, mi_error* error) {
+  // Locked pages cannot be taken back: a request for more than there is would end in the OOM killer.
+  uint64_t available = available_memory();
+  if (bytes > available) {  // memory that was freed behind queued work may be all that is missing
+    const mi_status status = wait_launched(error);
+    if (status != MI_OK) return status;
+    available = available_memory();
+  }
+  if (bytes > available) return out_of_memory(error, bytes, available);
+  const cudaError_t code = cudaHostAlloc(data, bytes, cudaHostAllocDefault);
+  if (code != cudaErrorMemoryAllocation) return check(code, "allocate in host memory", error);
+  cudaGetLastError();
+  return out_of_memory(error, bytes, available);
+}
+
+void CudaDevice::release(const Buffer& buffer) {
   CurrentDevice current(options_.index);
-  cudaFreeAsync(data, stream_);
+  if (buffer.place == Place::kHost) {
+    transfers_.finish();
+    cudaFreeHost(buffer.data);
+  } else {
+    transfers_.settle({buffer.data}, stream_);
+    cudaFreeAsync(buffer.data, stream_);
+  }
 }
 
 mi_status CudaDevice::write(void* dst, const void* src, uint64_t bytes, mi_error* error) {
   return transfer(
+      dst,
       [=](mi_error* e) {
         cudaError_t code = cudaMemcpyAsync(dst, src, bytes, cudaMemcpyHostToDevice, stream_);
         if (code == cudaSuccess) code = cudaStreamSynchronize(stream_);
@@ -217,6 +247,7 @@ mi_status CudaDevice::read(void* dst, const void* src, uint64_t bytes, mi_error*
     return status == MI_OK ? pending->finish(dst, error) : status;
   }
   return transfer(
+      src,
       [=](mi_error* e) {
         cudaError_t code = cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToHost, stream_);
         if (code == cudaSuccess) code = cudaStreamSynchronize(stream_);
@@ -253,7 +284,7 @@ mi_status CudaDevice::start_read(const void* src, uint64_t bytes, std::shared_pt
     queued->code = code;
     return check(code, "read", e);
   };
-  status = push({body, 0, true}, error);
+  status = push({body, 0, true, {src}}, error);
   if (status == MI_OK) *read = std::move(queued);
   return status;
 }
@@ -283,41 +314,58 @@ mi_status CudaDevice::finish_read(QueuedRead& read, void* dst, mi_error* error) 
 mi_status CudaDevice::load(void* dst, const char* path, uint64_t file_offset, uint64_t bytes,
                            mi_error* error) {
   return transfer(
+      dst,
       [=](mi_error* e) {
         return loader_.load(static_cast<char*>(dst), path, file_offset, bytes, stream_, e);
       },
       error);
 }
 
-mi_status CudaDevice::copy(void* dst, const void* src, uint64_t bytes,
-                           std::vector<std::shared_ptr<Buffer>> keep, mi_error* error) {
-  const auto body = [=, keep = std::move(keep)](mi_error* e) {
-    const cudaError_t code = cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToDevice, stream_);
-    return code == cudaSuccess ? MI_OK : cuda_failure(code, "copy", e);
+mi_status CudaDevice::copy(const Spot& dst, const Spot& src, uint64_t bytes, mi_error* error) {
+  if (dst.buffer->place == Place::kHost || src.buffer->place == Place::kHost)
+    return push({[=](mi_error* e) { return copy_host(dst, src, bytes, e); }, 0, false, {}}, error);
+  const auto body = [=](mi_error* e) {
+    return check(cudaMemcpyAsync(dst.data(), src.data(), bytes, cudaMemcpyDeviceToDevice, stream_), "copy", e);
   };
-  return push({body, 0, false}, error);
+  return push({body, 0, false, {dst.data(), src.data()}}, error);
+}
+
+// On the executor thread.
+mi_status CudaDevice::copy_host(const Spot& dst, const Spot& src, uint64_t bytes, mi_error* error) {
+  if (dst.buffer->place == src.buffer->place) {
+    const cudaError_t code = transfers_.finish();
+    if (code == cudaSuccess) std::memmove(dst.data(), src.data(), bytes);
+    return check(code, "copy in host memory", error);
+  }
+  const Buffer& inside = dst.buffer->place == Place::kDevice ? *dst.buffer : *src.buffer;
+  return check(transfers_.start(dst.data(), src.data(), bytes, inside.data, inside.bytes, stream_),
+               "copy from or to host memory", error);
 }
 
 mi_status CudaDevice::submit(std::unique_ptr<Operation> operation, mi_error* error) {
   const mi_status status = operations_.accept(*operation, error);
   if (status != MI_OK) return status;
   const int op = operation->op;
+  std::vector<const void*> memory;
+  add_memory(*operation, &memory);
   return push({[this, operation = std::shared_ptr<Operation>(std::move(operation))](mi_error* e) {
                  return operations_.run(launch_, *operation, e);
                },
-               op, false},
+               op, false, std::move(memory)},
               error);
 }
 
 mi_status CudaDevice::submit_batch(Batch batch, mi_error* error) {
+  std::vector<const void*> memory;
   for (const std::unique_ptr<Operation>& operation : batch) {
     const mi_status status = operations_.accept(*operation, error);
     if (status != MI_OK) return status;
+    add_memory(*operation, &memory);
   }
   const auto body = [this, shared = std::make_shared<const Batch>(std::move(batch))](mi_error* e) {
     return profile_ ? run_timed(*shared, e) : batches_.run(launch_, operations_, *shared, e);
   };
-  return push({body, kBatchOp, false}, error);
+  return push({body, kBatchOp, false, std::move(memory)}, error);
 }
 
 // One launch after the other: the operations of a graph cannot be timed apart.
@@ -344,8 +392,8 @@ mi_status CudaDevice::push(Task task, mi_error* error) {
   return MI_OK;
 }
 
-// Queues `body` and waits for it: it returns when its bytes have arrived.
-mi_status CudaDevice::transfer(const Body& body, mi_error* error) {
+// Queues `body` and waits for it: it returns when its bytes have left `memory` or arrived there.
+mi_status CudaDevice::transfer(const void* memory, const Body& body, mi_error* error) {
   mi_status status = MI_OK;
   bool finished = false;
   const auto run = [&](mi_error*) {
@@ -355,7 +403,7 @@ mi_status CudaDevice::transfer(const Body& body, mi_error* error) {
     finished = true;
     return result;
   };
-  const mi_status queued = push({run, 0, true}, error);
+  const mi_status queued = push({run, 0, true, {memory}}, error);
   if (queued != MI_OK) return queued;
   std::unique_lock<std::mutex> lock(mutex_);
   idle_.wait(lock, [&] { return finished; });
@@ -399,6 +447,7 @@ mi_status CudaDevice::launch(Task& task, uint64_t sequence, bool skip, mi_error*
   cudaEvent_t marker = markers_[sequence / (kWindow / 2) % 2];
   mi_status status = MI_OK;
   if (at_marker) status = check(cudaEventSynchronize(marker), "an operation", error);
+  if (!skip && status == MI_OK) status = check(transfers_.settle(task.memory, stream_), "a copy", error);
   if (!skip && status == MI_OK) {
     const bool timed = profile_ && task.op != 0 && task.op != kBatchOp;  // a batch times its own
     if (timed) timer_.start(task.op, stream_);
@@ -431,6 +480,7 @@ mi_status CudaDevice::sync(mi_error* error) {
   if (status != MI_OK) return status;
   mi_error failure{};
   status = check(cudaStreamSynchronize(stream_), "an operation", &failure);
+  if (status == MI_OK) status = check(transfers_.finish(), "a copy", &failure);
   std::lock_guard<std::mutex> lock(mutex_);
   if (status != MI_OK) keep_failure(failure, *finished_ + 1, launched_);
   if (lost_) return report_lost(error);

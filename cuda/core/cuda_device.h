@@ -1,5 +1,6 @@
 // The CUDA backend's queue: one executor thread launches operations on one stream, a bounded number
-// ahead of the GPU, so that what is cancelled is mostly work that was never launched.
+// ahead of the GPU, so that what is cancelled is mostly work that was never launched. Copies from and to host memory
+// run on a stream beside it.
 #pragma once
 #include <cuda_runtime_api.h>
 
@@ -15,6 +16,7 @@
 #include "cuda_ops.h"
 #include "cuda_read.h"
 #include "cuda_timer.h"
+#include "cuda_transfers.h"
 #include "device.h"
 
 namespace mi::cuda {
@@ -26,15 +28,14 @@ class CudaDevice final : public Device {
   mi_status open(mi_error* error);  // once, before anything else
 
   mi_status info(mi_device_info* info, mi_error* error) override;
-  mi_status allocate(uint64_t bytes, void** data, mi_error* error) override;
-  void release(void* data, uint64_t bytes) override;
+  mi_status allocate(uint64_t bytes, Place place, void** data, mi_error* error) override;
+  void release(const Buffer& buffer) override;
   mi_status write(void* dst, const void* src, uint64_t bytes, mi_error* error) override;
   mi_status read(void* dst, const void* src, uint64_t bytes, mi_error* error) override;
   mi_status start_read(const void* src, uint64_t bytes, std::shared_ptr<Buffer> keep,
                        std::shared_ptr<PendingRead>* read, mi_error* error) override;
   mi_status load(void* dst, const char* path, uint64_t file_offset, uint64_t bytes, mi_error* error) override;
-  mi_status copy(void* dst, const void* src, uint64_t bytes, std::vector<std::shared_ptr<Buffer>> keep,
-                 mi_error* error) override;
+  mi_status copy(const Spot& dst, const Spot& src, uint64_t bytes, mi_error* error) override;
   mi_status submit(std::unique_ptr<Operation> operation, mi_error* error) override;
   mi_status submit_batch(Batch batch, mi_error* error) override;
   uint64_t workspace(const Operation& operation) override { return operations_.workspace(operation); }
@@ -50,13 +51,16 @@ class CudaDevice final : public Device {
     Body body;
     int op;         // mi_op, 0 for copies and transfers, kBatchOp
     bool transfer;  // runs even when the work before it is cancelled: somebody waits for it
+    std::vector<const void*> memory;  // that it touches on the device; copies beside the queue do not count
   };
 
   mi_status push(Task task, mi_error* error);
   struct QueuedRead;
   mi_status finish_read(QueuedRead& read, void* dst, mi_error* error);
   mi_status run_timed(const Batch& batch, mi_error* error);
-  mi_status transfer(const Body& body, mi_error* error);
+  mi_status transfer(const void* memory, const Body& body, mi_error* error);
+  mi_status allocate_host(uint64_t bytes, void** data, mi_error* error);
+  mi_status copy_host(const Spot& dst, const Spot& src, uint64_t bytes, mi_error* error);
   void execute();
   mi_status launch(Task& task, uint64_t sequence, bool skip, mi_error* error);
   mi_status check(cudaError_t code, const char* what, mi_error* error);
@@ -74,6 +78,7 @@ class CudaDevice final : public Device {
   int major_ = 0, minor_ = 0;
   Loader loader_;
   ReadSlots read_slots_;
+  Transfers transfers_;
   BatchRunner batches_;  // the executor's
   Timer timer_;
   std::atomic<bool> profile_{options_.profile != 0};

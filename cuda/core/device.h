@@ -11,10 +11,14 @@ namespace mi {
 
 class Device;
 
-// Device memory with a lifetime: the handle table and every queued operation hold a reference, so the
-// bytes outlive mi_free until the work that uses them is done.
+// Where a buffer is. Host memory is page-locked where that matters; operations do not take it, copies do.
+enum class Place { kDevice, kHost };
+
+// Memory with a lifetime: the handle table and every queued operation hold a reference, so the bytes outlive mi_free
+// until the work that uses them is done.
 struct Buffer {
-  Buffer(Device& device, void* data, uint64_t bytes) : device(device), data(data), bytes(bytes) {}
+  Buffer(Device& device, void* data, uint64_t bytes, Place place)
+      : device(device), data(data), bytes(bytes), place(place) {}
   ~Buffer();
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
@@ -22,6 +26,15 @@ struct Buffer {
   Device& device;
   void* data;
   uint64_t bytes;
+  Place place;
+};
+
+// Where in a buffer a copy begins.
+struct Spot {
+  char* data() const { return static_cast<char*>(buffer->data) + offset; }
+
+  std::shared_ptr<Buffer> buffer;
+  uint64_t offset;
 };
 
 // One validated operation. `op` says which alternative `args` holds.
@@ -51,8 +64,8 @@ class Device {
   virtual mi_status info(mi_device_info* info, mi_error* error) = 0;
 
   // `release` takes effect after all work queued so far.
-  virtual mi_status allocate(uint64_t bytes, void** data, mi_error* error) = 0;
-  virtual void release(void* data, uint64_t bytes) = 0;
+  virtual mi_status allocate(uint64_t bytes, Place place, void** data, mi_error* error) = 0;
+  virtual void release(const Buffer& buffer) = 0;
 
   // In queue order; return when the bytes have arrived.
   virtual mi_status write(void* dst, const void* src, uint64_t bytes, mi_error* error) = 0;
@@ -61,9 +74,8 @@ class Device {
   virtual mi_status start_read(const void* src, uint64_t bytes, std::shared_ptr<Buffer> keep,
                                std::shared_ptr<PendingRead>* read, mi_error* error) = 0;
   virtual mi_status load(void* dst, const char* path, uint64_t file_offset, uint64_t bytes, mi_error* error) = 0;
-  // Queued; `keep` holds the two buffers.
-  virtual mi_status copy(void* dst, const void* src, uint64_t bytes, std::vector<std::shared_ptr<Buffer>> keep,
-                         mi_error* error) = 0;
+  // Queued. Between host and device it may run beside what is queued after it and does not touch the two buffers.
+  virtual mi_status copy(const Spot& dst, const Spot& src, uint64_t bytes, mi_error* error) = 0;
   virtual mi_status submit(std::unique_ptr<Operation> operation, mi_error* error) = 0;
   virtual mi_status submit_batch(Batch batch, mi_error* error) = 0;
   // Bytes of workspace; pointers in the arguments are null.

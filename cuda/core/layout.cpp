@@ -79,7 +79,7 @@ std::string describe() {
   STRUCT(mi_error, code, native, wanted, available, text)
   STRUCT(mi_device_options, size, kind, index, threads, memory_limit, isa, profile)
   STRUCT(mi_device_info, size, kind, index, threads, capability_major, capability_minor, isa, reserved, total_memory,
-         free_memory, allocated, peak, name)
+         free_memory, allocated, peak, name, host_free_memory, host_allocated)
   STRUCT(mi_header, size, op)
   STRUCT(mi_ref, buffer, offset)
   STRUCT(mi_view, buffer, offset, head_stride, row_stride, dtype, reserved)

@@ -96,6 +96,7 @@ class Checker {
     std::shared_ptr<Buffer> buffer = find_(handle);
     require(buffer != nullptr, MI_BAD_HANDLE, "%s: no such buffer on this device (freed?)", name);
     if (!buffer) return nullptr;
+    require(buffer->place == Place::kDevice, MI_INVALID_ARGUMENT, "%s lies in host memory", name);
     require(offset <= buffer->bytes && bytes <= buffer->bytes - offset, MI_SHAPE,
             "%s needs %llu bytes at offset %llu, the buffer holds %llu", name, (unsigned long long)bytes,
             (unsigned long long)offset, (unsigned long long)buffer->bytes);

@@ -72,7 +72,7 @@ typedef struct mi_device_options {
   int32_t kind;           // mi_device_kind
   int32_t index;          // CUDA ordinal
   int32_t threads;        // CPU worker threads, 0 = one per available core
-  uint64_t memory_limit;  // bytes of buffers this device may hold, 0 = no limit
+  uint64_t memory_limit;  // bytes of buffers this device may hold, those in host memory included, 0 = no limit
   int32_t isa;            // CPU: highest mi_isa to use, 0 = best. CUDA: 80 forces the portable path
   int32_t profile;        // 1 = accumulate time per operation (mi_timings)
 } mi_device_options;
@@ -96,9 +96,11 @@ typedef struct mi_device_info {
   int32_t reserved;
   uint64_t total_memory;  // bytes
   uint64_t free_memory;   // bytes
-  uint64_t allocated;     // bytes held by buffers of this device
+  uint64_t allocated;     // bytes held by buffers on this device
   uint64_t peak;          // highest `allocated` so far
   char name[128];
+  uint64_t host_free_memory;  // bytes
+  uint64_t host_allocated;    // bytes held by buffers of mi_alloc_host
 } mi_device_info;
 
 // ---- parameters ------------------------------------------------------------------------------
@@ -389,6 +391,8 @@ MI_API int32_t mi_device_close(uint64_t device, mi_error* error);
 MI_API int32_t mi_device_info_get(uint64_t device, mi_device_info* info, mi_error* error);
 
 MI_API int32_t mi_alloc(uint64_t device, uint64_t bytes, uint64_t* buffer, mi_error* error);
+// The same in host memory, page-locked for a GPU: mi_copy and mi_free alone take it.
+MI_API int32_t mi_alloc_host(uint64_t device, uint64_t bytes, uint64_t* buffer, mi_error* error);
 MI_API int32_t mi_free(uint64_t device, uint64_t buffer, mi_error* error);
 
 // In queue order; return when the bytes have arrived.
@@ -405,7 +409,8 @@ MI_API int32_t mi_read_finish(uint64_t device, uint64_t read, void* data, mi_err
 // Streams a range of a file into a buffer without a second host copy of it.
 MI_API int32_t mi_load(uint64_t device, uint64_t buffer, uint64_t offset, const char* path, uint64_t file_offset,
                        uint64_t bytes, mi_error* error);
-// Queues a copy inside the device.
+// Queues a copy. Between host and device memory a GPU runs it beside what is queued after it; what touches its buffer on
+// the device waits until it is done.
 MI_API int32_t mi_copy(uint64_t device, uint64_t dst, uint64_t dst_offset, uint64_t src, uint64_t src_offset,
                        uint64_t bytes, mi_error* error);
 

@@ -4,6 +4,7 @@
  * @module
  */
 import type { ModelConfig } from "../../src/model/config.ts";
+import type { KvPlace } from "../../src/model/kv_shape.ts";
 import type { Budget } from "./gpu_inputs.ts";
 import type { Machine } from "./machine.ts";
 
@@ -110,6 +111,8 @@ export interface E2eResults {
   readonly budgets: readonly Budget[];
   /** How the matrices of the decoder layers are kept; bf16 where a file does not say. */
   readonly weights?: "bf16" | "fp8";
+  /** Where keys and values are kept; on the device where a file does not say. */
+  readonly kvPlace?: KvPlace;
   /** Bytes of weights. */
   weightBytes?: number;
   /** Sparse runs. */

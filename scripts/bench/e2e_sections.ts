@@ -11,7 +11,15 @@ import { Scratch } from "../../src/device/scratch.ts";
 import type { Tensor } from "../../src/device/tensor.ts";
 import type { ModelConfig } from "../../src/model/config.ts";
 import { Decoder } from "../../src/model/decoder.ts";
-import { KV_BLOCK, kvBytes, KvCache, type KvShape, kvShape } from "../../src/model/kv_cache.ts";
+import { KvCache } from "../../src/model/kv_cache.ts";
+import {
+  isOffloaded,
+  KV_BLOCK,
+  kvBytes,
+  type KvPlace,
+  type KvShape,
+  kvShape,
+} from "../../src/model/kv_shape.ts";
 import { type MemoryPlan, planMemory } from "../../src/model/memory.ts";
 import type { ModelParameters, WeightFormat } from "../../src/model/parameters.ts";
 import { publishedPatterns } from "./e2e_model.ts";
@@ -62,18 +70,24 @@ export class E2eModel implements Disposable {
    * @param config Shape.
    * @param parameters Its weights; disposed with the model.
    * @param weights How they are kept.
+   * @param kvPlace Where keys and values are kept.
    */
   constructor(
     readonly device: Device,
     readonly config: ModelConfig,
     readonly parameters: ModelParameters,
     readonly weights: WeightFormat,
+    kvPlace: KvPlace = "device",
   ) {
     const { vocabSize } = config;
     this.#decoder = new Decoder(device, config, parameters, PRECISION);
     this.#logits = device.tensor([vocabSize]);
     const usual = device.kind === "cuda" ? "bf16" : "f16";
-    this.#kv = { stored: kvShape(config, usual, usual), fp8: kvShape(config, "fp8", usual) };
+    const offloaded = isOffloaded(device, kvPlace);
+    this.#kv = {
+      stored: kvShape(config, usual, usual, offloaded),
+      fp8: kvShape(config, "fp8", usual, offloaded),
+    };
     this.#patterns = publishedPatterns(config);
   }
 
@@ -87,6 +101,7 @@ export class E2eModel implements Disposable {
       weightDtype: () => this.weights === "fp8" ? "e4m3" : "bf16",
       weights: this.parameters.byteLength,
       free: this.device.info().freeMemory,
+      hostFree: this.device.info().hostFreeMemory,
     }, tokens);
   }
 

@@ -5,7 +5,7 @@
  */
 import { type DeviceOptions, openDevice, type Planner } from "../device/device.ts";
 import { type Checkpoint, openCheckpoint } from "../model/checkpoint.ts";
-import { type KvDType, kvShape } from "../model/kv_cache.ts";
+import { isOffloaded, kvShape } from "../model/kv_shape.ts";
 import { type MemoryInputs, type MemoryPlan, planMemory } from "../model/memory.ts";
 import { weightBytes, weightDtype, type WeightFormat } from "../model/parameters.ts";
 import { choosePatterns } from "../model/pattern_choice.ts";
@@ -19,7 +19,8 @@ import {
   DEVICE_OPTIONS,
   deviceOptions,
   KV_OPTIONS,
-  kvDtype,
+  type KvSettings,
+  kvSettings,
   WEIGHT_OPTIONS,
   weightFormat,
 } from "./model_options.ts";
@@ -50,6 +51,7 @@ interface TensorRow {
 interface Room {
   readonly device: string;
   readonly free: number;
+  readonly hostFree: number;
   readonly planner: Planner;
 }
 
@@ -57,13 +59,15 @@ interface Room {
 async function withRoom<T>(options: DeviceOptions, body: (room: Room) => T): Promise<T> {
   try {
     await using device = await openDevice(options);
-    const { name, freeMemory } = device.info();
-    return body({ device: name, free: freeMemory, planner: device });
+    const { name, freeMemory: free, hostFreeMemory: hostFree } = device.info();
+    return body({ device: name, free, hostFree, planner: device });
   } catch (error) {
     if (!(error instanceof MInferenceError) || error.code !== "LIBRARY_NOT_FOUND") throw error;
+    const { available } = Deno.systemMemoryInfo();
     return body({
       device: "CPU (library not built)",
-      free: Deno.systemMemoryInfo().available,
+      free: available,
+      hostFree: available,
       planner: { kind: "cpu", plan: () => ({ workspace: 0, list: 0 }) },
     });
   }
@@ -72,9 +76,9 @@ async function withRoom<T>(options: DeviceOptions, body: (room: Room) => T): Pro
 function plan(
   checkpoint: Checkpoint,
   patterns: MemoryInputs["patterns"],
-  { free, planner }: Room,
+  { free, hostFree, planner }: Room,
   format: WeightFormat | undefined,
-  kv: KvDType | undefined,
+  { kvDtype = "f16", kvPlace = "device" }: KvSettings, // f16 is as wide as bf16
   tokens: number,
 ): MemoryPlan {
   const { config } = checkpoint;
@@ -82,12 +86,13 @@ function plan(
   return planMemory({
     device: planner,
     config,
-    kv: kvShape(config, kv ?? "f16", "f16"), // as wide as bf16
+    kv: kvShape(config, kvDtype, "f16", isOffloaded(planner, kvPlace)),
     patterns,
     precision: "bf16",
     weightDtype: (name) => weightDtype(planner, checkpoint, name, format),
     weights,
     free: Math.max(0, free - weights), // they are not loaded
+    hostFree,
   }, tokens);
 }
 
@@ -127,6 +132,13 @@ function tensorText(rows: readonly TensorRow[], parameters: number, weights: num
   return table([["tensor", "shape", "type", "size"], ...lines, total]);
 }
 
+function advice({ fits, fitsAsFp8, fitsOnHost, hostKvCache }: MemoryPlan): string {
+  if (fits) return hostKvCache > 0 ? `fits with ${bytes(hostKvCache)} of host memory` : "fits";
+  const options = [fitsAsFp8 && "--kv fp8", fitsOnHost && "--kv-place host"]
+    .filter((option) => option !== false);
+  return options.length > 0 ? `fits with ${options.join(" or ")}` : "too large";
+}
+
 function planText(plans: readonly MemoryPlan[], room: Room): string {
   const lines = plans.map((p) => [
     count(p.tokens),
@@ -134,7 +146,7 @@ function planText(plans: readonly MemoryPlan[], room: Room): string {
     bytes(p.kvCache),
     bytes(p.workspace),
     bytes(p.total),
-    p.fits ? "fits" : p.fitsAsFp8 ? "fits with --kv fp8" : "too large",
+    advice(p),
   ]);
   const head = ["context", "weights", "KV cache", "workspace", "total", ""];
   return `${table([head, ...lines])}${room.device}: ${bytes(room.free)} free, room for ${
@@ -168,7 +180,7 @@ Examples:
     if (values.patterns) return await inspectPatterns(invocation);
     rejectPatternOptions(values, positionals);
     const device = deviceOptions(values);
-    const kv = kvDtype(values);
+    const kv = kvSettings(values);
     const kept = weightFormat(values);
     const given = values.context?.split(",")
       .map((text) => toNumber("context", text, { least: 1 }));

@@ -5,7 +5,7 @@
  */
 import { type Device, type DeviceOptions, openDevice } from "../device/device.ts";
 import { locateModel } from "../model/locate.ts";
-import type { KvDType } from "../model/kv_cache.ts";
+import type { KvDType, KvPlace } from "../model/kv_shape.ts";
 import { loadModel, type Model } from "../model/model.ts";
 import type { WeightFormat } from "../model/parameters.ts";
 import type { PatternChoice } from "../model/pattern_choice.ts";
@@ -26,11 +26,28 @@ export const KV_OPTIONS = {
     value: "TYPE",
     help: "keys and values as f32, f16, bf16 or fp8, which takes half of 16 bits (the default)",
   },
+  "kv-place": {
+    type: "string",
+    value: "PLACE",
+    help:
+      "device (default), or host: in host memory, for contexts that a GPU cannot hold (slow to decode)",
+  },
 } as const satisfies Options;
 
 /** What {@linkcode KV_OPTIONS} say. */
-export function kvDtype({ kv }: Values<typeof KV_OPTIONS>): KvDType | undefined {
-  return toChoice("kv", kv, ["f32", "f16", "bf16", "fp8"]);
+export interface KvSettings {
+  /** How keys and values are kept. */
+  readonly kvDtype?: KvDType;
+  /** Where they are kept. */
+  readonly kvPlace?: KvPlace;
+}
+
+/** Reads {@linkcode KV_OPTIONS}. */
+export function kvSettings(values: Values<typeof KV_OPTIONS>): KvSettings {
+  return {
+    kvDtype: toChoice("kv", values.kv, ["f32", "f16", "bf16", "fp8"]),
+    kvPlace: toChoice("kv-place", values["kv-place"], ["device", "host"]),
+  };
 }
 
 /** Options of commands that load weights or plan for them. */
@@ -80,13 +97,11 @@ export function patternChoice(text = "auto"): PatternChoice {
 }
 
 /** What {@linkcode MODEL_OPTIONS} say, checked before anything is opened. */
-export interface ModelSettings {
+export interface ModelSettings extends KvSettings {
   /** The device to open. */
   readonly device: DeviceOptions;
   /** Most tokens held. */
   readonly contextLength?: number;
-  /** How keys and values are kept. */
-  readonly kvDtype?: KvDType;
   /** How weights are kept. */
   readonly weights?: WeightFormat;
   /** Sparse patterns. */
@@ -98,7 +113,7 @@ export function modelSettings(values: Values<typeof MODEL_OPTIONS>): ModelSettin
   return {
     device: deviceOptions(values),
     contextLength: toNumber("context", values.context, { least: 1 }),
-    kvDtype: kvDtype(values),
+    ...kvSettings(values),
     weights: weightFormat(values),
     patterns: patternChoice(values.patterns),
   };
@@ -128,12 +143,12 @@ export async function openModel(
   await using owned = new AsyncDisposableStack();
   const device = owned.use(await openDevice({ ...settings.device, profile: options.profile }));
   using bar = new ProgressBar();
-  const { contextLength, kvDtype, weights, patterns } = settings;
+  const { contextLength, kvDtype, kvPlace, weights, patterns } = settings;
   const { signal } = options;
   const { onProgress } = bar;
   const model = owned.use(
     await loadModel(path, {
-      ...{ device, contextLength, kvDtype, weights, patterns, signal, onProgress },
+      ...{ device, contextLength, kvDtype, kvPlace, weights, patterns, signal, onProgress },
     }),
   );
   const opened = owned.move();

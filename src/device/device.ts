@@ -28,7 +28,7 @@ export interface DeviceOptions {
   threads?: number;
   /** Path of libminference.so; else `MINFERENCE_LIB`, then the checkout's build folder, then the cache. */
   library?: string | URL;
-  /** Most bytes of tensors this device may hold. Default no limit. */
+  /** Most bytes of tensors this device may hold, those in host memory included. Default no limit. */
   memoryLimit?: number;
   /** Highest CPU instruction set to use. Default `MINFERENCE_ISA`, else what the CPU has. */
   isa?: Isa;
@@ -54,10 +54,14 @@ export interface DeviceInfo {
   readonly totalMemory: number;
   /** Free memory in bytes. */
   readonly freeMemory: number;
-  /** Bytes in tensors of this device. */
+  /** Bytes in tensors on this device. */
   readonly allocated: number;
-  /** Most bytes in tensors so far. */
+  /** Most bytes in tensors on it so far. */
   readonly peak: number;
+  /** Free memory of the host in bytes. */
+  readonly hostFreeMemory: number;
+  /** Bytes in tensors of this device in host memory. */
+  readonly hostAllocated: number;
 }
 
 /** Common options of calls that wait. */
@@ -85,7 +89,7 @@ export interface QueueProgress {
   readonly completed: number;
 }
 
-const INFO_BYTES = 192;
+const INFO_BYTES = 208;
 
 /** Operations that wait to be submitted together, and the buffers to free once they are. */
 interface Batch {
@@ -164,6 +168,8 @@ export class Device implements AsyncDisposable {
       freeMemory: Number(view.getBigUint64(40, true)),
       allocated: Number(view.getBigUint64(48, true)),
       peak: Number(view.getBigUint64(56, true)),
+      hostFreeMemory: Number(view.getBigUint64(192, true)),
+      hostAllocated: Number(view.getBigUint64(200, true)),
     };
   }
 
@@ -171,21 +177,26 @@ export class Device implements AsyncDisposable {
    * Allocates a tensor.
    *
    * @param shape Dimensions, outermost first.
-   * @param options `dtype` (default f32) and `data` to fill it with; without data the contents are undefined.
+   * @param options `dtype` (default f32), and `data` to fill it with; without data the contents are undefined. With
+   * `host`, a tensor in (page-locked) host memory: {@linkcode Device.copy} alone takes it.
    * @throws {MInferenceError} `OUT_OF_MEMORY` with bytes wanted and available, `SHAPE` if the data does not fit.
    */
-  tensor(shape: readonly number[], options: { dtype?: DType; data?: HostArray } = {}): Tensor {
+  tensor(
+    shape: readonly number[],
+    options: { dtype?: DType; data?: HostArray; host?: boolean } = {},
+  ): Tensor {
     if (shape.length === 0 || !shape.every((n) => Number.isSafeInteger(n) && n > 0)) {
       throw new MInferenceError("SHAPE", `dimensions must be positive integers, got [${shape}]`, {
         details: { shape },
       });
     }
-    const { dtype = "f32", data } = options;
+    const { dtype = "f32", data, host } = options;
     const elements = shape.reduce((a, b) => a * b, 1);
     const bytes = byteLength(dtype, elements);
     const out = new BigUint64Array(1);
     this.#call("allocate", (device, error) => {
-      return this.#native.mi_alloc(device, BigInt(bytes), new Uint8Array(out.buffer), error);
+      const allocate = host ? this.#native.mi_alloc_host : this.#native.mi_alloc;
+      return allocate(device, BigInt(bytes), new Uint8Array(out.buffer), error);
     });
     const tensor = new Tensor(this, shape, dtype, out[0]);
     this.#finalizer.register(tensor, out[0], tensor);
@@ -250,7 +261,10 @@ export class Device implements AsyncDisposable {
     return { workspace: Number(out[0]), list: Number(out[1]) };
   }
 
-  /** Queues a copy of `bytes` bytes between two tensors. Offsets in bytes. */
+  /**
+   * Queues a copy of `bytes` bytes between two tensors. Offsets in bytes. Between host and device memory a GPU runs
+   * it beside what is queued after it; what touches the tensor on the device waits until it is done.
+   */
   copy(dst: Tensor, dstOffset: number, src: Tensor, srcOffset: number, bytes: number): void {
     this.#call("copy", (device, error) =>
       this.#native.mi_copy(

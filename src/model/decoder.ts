@@ -183,6 +183,7 @@ export class Decoder implements Disposable {
       }
       const list = await this.#index(layer, shape, q, k, options);
       enqueueAttention(device, this.#scratch, shape, { q, ...operands, out: q, list });
+      kv.leave();
       this.#feedForward(weights, activations, q, rows, first);
       await ahead.step();
       options.onLayer?.(layer);
@@ -204,16 +205,19 @@ export class Decoder implements Disposable {
     const angles = parameters.rope(cache.ropeLength);
     const activations = this.#activations(1);
     const shape = attentionShape(config, 1, position + 1);
-    device.batch(() => {
+    const queue = (): void => {
       embed(device, cache.ids.ref(position), parameters.embedding, activations.hidden(), 1);
       parameters.layers.forEach((weights, layer) => {
         const kv = cache.pass(layer, position, 1, this.#scratch);
         const q = this.#project(weights, activations, 1, 0, kv, position, angles);
         enqueueAttention(device, this.#scratch, shape, { q, ...kv.complete(), out: q });
+        kv.leave();
         this.#feedForward(weights, activations, q, 1, 0);
       });
       this.#logits(activations, 1, 0, logits);
-    });
+    };
+    if (cache.shape.offloaded) queue(); // with copies in between, which no batch takes
+    else device.batch(queue);
   }
 
   /** Norm, q/k/v projections, rotary embedding; k and v go to `kv`. Returns q of rows from `first`. */

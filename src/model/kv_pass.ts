@@ -8,7 +8,8 @@ import { byteLength, type DType, FORMAT } from "../device/dtype.ts";
 import { dequantise, quantise } from "../device/ops.ts";
 import type { Scratch } from "../device/scratch.ts";
 import type { View } from "../native/structs.ts";
-import type { KvShape, LayerMemory } from "./kv_cache.ts";
+import type { LayerMemory } from "./kv_layer.ts";
+import type { KvShape } from "./kv_shape.ts";
 
 /** Keys and values of every token so far, for attention. */
 export interface KvOperands {
@@ -20,14 +21,20 @@ export interface KvOperands {
   readonly kvScales?: KvScales;
 }
 
-/** One layer in one pass. */
-export interface LayerPass {
+/** A layer's keys and values in one pass. */
+export interface KvPass {
   /** Where K of the pass's tokens goes, from token `row` on, as [kvHeads, rows, headDim]. */
   keys(row: number): View;
   /** Where V goes. */
   values(row: number): View;
   /** Keeps what was written. Call once K and V of every token are queued. */
   complete(): KvOperands;
+}
+
+/** One layer in one pass. */
+export interface LayerPass extends KvPass {
+  /** Ends the pass over the layer. Call once its attention is queued. */
+  leave(): void;
 }
 
 /** Views of K and V in [2 kvHeads, capacity, headDim], from a row on. */
@@ -46,7 +53,7 @@ function halves(
 }
 
 /** The cache holds what attention reads. */
-export function storedPass(shape: KvShape, { rows }: LayerMemory, position: number): LayerPass {
+export function storedPass(shape: KvShape, { rows }: LayerMemory, position: number): KvPass {
   const { keys, values } = halves(shape, rows.view(), shape.dtype);
   return {
     keys: (row) => keys(position + row),
@@ -68,7 +75,7 @@ export function quantisedPass(
   { rows: codes, scales }: LayerMemory,
   position: number,
   rows: number,
-): LayerPass {
+): KvPass {
   const { device } = scratch;
   const { kvHeads, headDim, dtype } = shape;
   const decoding = rows === 1;

@@ -21,7 +21,15 @@ import { ABSENT } from "../device/scratch.ts";
 import { MInferenceError } from "../native/errors.ts";
 import type { View } from "../native/structs.ts";
 import type { ModelConfig } from "./config.ts";
-import { FP8_HEAD, idBytes, kvBytes, kvCapacity, kvPassBytes, type KvShape } from "./kv_cache.ts";
+import {
+  FP8_HEAD,
+  idBytes,
+  kvBytesByPlace,
+  kvCapacity,
+  kvPassBytes,
+  type KvPlace,
+  type KvShape,
+} from "./kv_shape.ts";
 import {
   activationDtype,
   activationSizes,
@@ -32,17 +40,19 @@ import {
 } from "./pass.ts";
 import { weightSpecs } from "./weights.ts";
 
-/** Memory of a context. Bytes. */
+/** Memory of a context. Bytes on the device unless said otherwise. */
 export interface MemoryPlan {
   /** Tokens planned for. */
   readonly tokens: number;
   /** Weights, already taken. */
   readonly weights: number;
-  /** Keys and values. */
+  /** Keys and values; of a cache in host memory, the two layers that are on the device at a time. */
   readonly kvCache: number;
+  /** Keys and values in host memory. */
+  readonly hostKvCache: number;
   /** Peak of activations, work lists and workspaces when all tokens are read at once. */
   readonly workspace: number;
-  /** All of it. */
+  /** All of it on the device. */
   readonly total: number;
   /** Free on the device now, the weights not counted. */
   readonly free: number;
@@ -52,6 +62,8 @@ export interface MemoryPlan {
   readonly fits: boolean;
   /** Whether they would with an fp8 KV cache. */
   readonly fitsAsFp8: boolean;
+  /** Whether they would with the KV cache in host memory. */
+  readonly fitsOnHost: boolean;
 }
 
 /** What the plan depends on. */
@@ -72,6 +84,8 @@ export interface MemoryInputs {
   readonly weights: number;
   /** Free bytes now. */
   readonly free: number;
+  /** Free bytes of the host now. */
+  readonly hostFree: number;
 }
 
 /** A view of which only the layout is known. */
@@ -158,13 +172,34 @@ function workspaceBytes(inputs: MemoryInputs, tokens: number, rows = tokens): nu
   return activations + kv + workspace + most("list") + most("estimate") + session;
 }
 
-/** The inputs with a quantised cache. */
-function asFp8(inputs: MemoryInputs): MemoryInputs {
-  return { ...inputs, kv: { ...inputs.kv, quantised: true } };
+/** The inputs with a quantised cache, if there can be one and there is none. */
+function asFp8(inputs: MemoryInputs): MemoryInputs | undefined {
+  const { kv } = inputs;
+  if (kv.quantised || kv.headDim % FP8_HEAD !== 0) return undefined;
+  return { ...inputs, kv: { ...kv, quantised: true } };
 }
 
-function cacheBytes({ kv }: MemoryInputs, tokens: number): number {
-  return kvBytes(kv, kvCapacity(tokens));
+/** The inputs with a cache in host memory, if that is not the device's own and the cache is not there. */
+function onHost(inputs: MemoryInputs): MemoryInputs | undefined {
+  if (inputs.kv.offloaded || inputs.device.kind === "cpu") return undefined;
+  return { ...inputs, kv: { ...inputs.kv, offloaded: true } };
+}
+
+/** Bytes that a context takes beside the weights, the last `rows` of its tokens read at once. */
+function need(inputs: MemoryInputs, tokens: number, rows = tokens): Record<KvPlace, number> {
+  const { device, host } = kvBytesByPlace(inputs.kv, kvCapacity(tokens));
+  return { device: device + workspaceBytes(inputs, tokens, rows), host };
+}
+
+/** What is needed if it is there. */
+function ifItFits(
+  inputs: MemoryInputs | undefined,
+  tokens: number,
+  rows = tokens,
+): Record<KvPlace, number> | undefined {
+  if (!inputs) return undefined;
+  const wanted = need(inputs, tokens, rows);
+  return wanted.device <= inputs.free && wanted.host <= inputs.hostFree ? wanted : undefined;
 }
 
 /**
@@ -174,55 +209,76 @@ function cacheBytes({ kv }: MemoryInputs, tokens: number): number {
  * @param tokens Tokens of the context.
  */
 export function planMemory(inputs: MemoryInputs, tokens: number): MemoryPlan {
-  const need = (of: MemoryInputs, n: number): number => cacheBytes(of, n) + workspaceBytes(of, n);
+  const { maxPositions } = inputs.config;
   let low = 0;
-  let high = inputs.config.maxPositions;
-  while (low < high) { // need() grows with n
+  let high = maxPositions;
+  while (low < high) { // need() grows with the tokens
     const middle = Math.ceil((low + high) / 2);
-    if (need(inputs, middle) <= inputs.free) low = middle;
+    if (ifItFits(inputs, middle)) low = middle;
     else high = middle - 1;
   }
-  const kvCache = cacheBytes(inputs, tokens);
+  const { device: kvCache, host: hostKvCache } = kvBytesByPlace(inputs.kv, kvCapacity(tokens));
   const workspace = workspaceBytes(inputs, tokens);
-  const { maxPositions, headDim } = inputs.config;
+  const wouldFit = (other: MemoryInputs | undefined): boolean =>
+    tokens <= maxPositions && ifItFits(other ?? inputs, tokens) !== undefined;
   return {
     tokens,
     weights: inputs.weights,
     kvCache,
+    hostKvCache,
     workspace,
     total: inputs.weights + kvCache + workspace,
     free: inputs.free,
     maxContext: low,
     fits: tokens <= low,
-    fitsAsFp8: headDim % FP8_HEAD === 0 && tokens <= maxPositions &&
-      need(asFp8(inputs), tokens) <= inputs.free,
+    fitsAsFp8: inputs.kv.headDim % FP8_HEAD === 0 && wouldFit(asFp8(inputs)),
+    fitsOnHost: wouldFit(onHost(inputs)),
   };
 }
 
 /** Caches that take less of what is free cannot be what does not fit; planning them is saved. */
 const NEGLIGIBLE = 0.01;
 
+const gib = (bytes: number): string => `${(bytes / 2 ** 30).toFixed(2)} GiB`;
+
+/** Bytes by place, in words. */
+function bytesText({ device, host }: Record<KvPlace, number>): string {
+  return host > 0 ? `${gib(device)} on the device and ${gib(host)} of host memory` : gib(device);
+}
+
 /**
  * Refuses a prompt that will not fit, before anything is taken for it.
  *
- * @param inputs The model and the device's state; `free` counts what its session and decoder hold already.
+ * @param inputs The model and the device's state; `free` and `hostFree` count what its session and decoder hold already.
  * @param tokens Tokens held at the end of the prompt.
  * @param rows Those that it adds.
- * @throws {MInferenceError} `OUT_OF_MEMORY` with the bytes, and whether an fp8 KV cache would fit.
+ * @throws {MInferenceError} `OUT_OF_MEMORY` with the bytes, and whether an fp8 KV cache or one in host memory would fit.
  */
 export function refuseTooLarge(inputs: MemoryInputs, tokens: number, rows: number): void {
-  const need = (of: MemoryInputs): number =>
-    cacheBytes(of, tokens) + workspaceBytes(of, tokens, rows);
-  const { free, kv } = inputs;
-  if (cacheBytes(inputs, tokens) < NEGLIGIBLE * free) return;
-  const wanted = need(inputs);
-  if (wanted <= free) return;
-  const fp8 = !kv.quantised && kv.headDim % FP8_HEAD === 0 ? need(asFp8(inputs)) : Infinity;
-  const gib = (bytes: number): string => `${(bytes / 2 ** 30).toFixed(2)} GiB`;
+  const { free, hostFree, kv } = inputs;
+  const cache = kvBytesByPlace(kv, kvCapacity(tokens));
+  if (cache.device < NEGLIGIBLE * free && cache.host < NEGLIGIBLE * hostFree) return;
+  if (ifItFits(inputs, tokens, rows)) return;
+  const wanted = need(inputs, tokens, rows);
+  const [fp8, host] = [asFp8, onHost].map((change) => ifItFits(change(inputs), tokens, rows));
+  const available = { device: free, host: kv.offloaded ? hostFree : 0 };
   throw new MInferenceError(
     "OUT_OF_MEMORY",
-    `${tokens} tokens take ${gib(wanted)} beside the weights, ${gib(free)} are free` +
-      (fp8 <= free ? `; with an fp8 KV cache they take ${gib(fp8)}, which fits` : ""),
-    { details: { tokens, wanted, available: free, fitsAsFp8: fp8 <= free } },
+    `${tokens} tokens take ${bytesText(wanted)} beside the weights, ${
+      bytesText(available)
+    } are free` +
+      (fp8 ? `; with an fp8 KV cache they take ${bytesText(fp8)}, which fits` : "") +
+      (host ? `; with the KV cache in host memory they take ${bytesText(host)}, which fits` : ""),
+    {
+      details: {
+        tokens,
+        wanted: wanted.device,
+        available: free,
+        hostWanted: wanted.host,
+        hostAvailable: hostFree,
+        fitsAsFp8: fp8 !== undefined,
+        fitsOnHost: host !== undefined,
+      },
+    },
   );
 }

@@ -14,7 +14,8 @@ import type { ModelConfig } from "./config.ts";
 import { Decoder } from "./decoder.ts";
 import { type GenerateOptions, Generation, type GenerationStats } from "./generation.ts";
 import type { TokenChunk } from "./generation.ts";
-import { KvCache, type KvDType, type KvShape, kvShape } from "./kv_cache.ts";
+import { KvCache } from "./kv_cache.ts";
+import { isOffloaded, type KvDType, type KvPlace, type KvShape, kvShape } from "./kv_shape.ts";
 import { type MemoryInputs, type MemoryPlan, planMemory } from "./memory.ts";
 import {
   loadParameters,
@@ -37,6 +38,13 @@ export interface LoadOptions extends CallOptions {
    * and values are quantised.
    */
   kvDtype?: KvDType;
+  /**
+   * Where the KV cache is kept. Default `device`. `host` keeps it in page-locked host memory, and two layers of it on the
+   * GPU: for contexts that do not fit there. A prompt is read about as fast, since layers are copied while others are
+   * computed; every token generated brings the whole cache through PCIe once. The CPU backend's memory is the host's: it
+   * takes the option and changes nothing.
+   */
+  kvPlace?: KvPlace;
   /**
    * How the matrices of the decoder layers are kept. Default as `stored`. `fp8` quantises them while they are loaded
    * (those that are quantised in the file already, again), to e4m3 with a scale per output feature: a byte each. On
@@ -63,6 +71,8 @@ export interface SessionOptions {
   contextLength?: number;
   /** How its KV cache is stored. Default the model's. */
   kvDtype?: KvDType;
+  /** Where its KV cache is kept. Default the model's. */
+  kvPlace?: KvPlace;
   /** Sparse patterns. Default the model's. */
   patterns?: PatternChoice;
 }
@@ -140,7 +150,7 @@ export class Model implements AsyncDisposable {
   /** Opens a session. Sessions of a model take turns on its device. */
   async createSession(options: SessionOptions = {}): Promise<Session> {
     this.#check();
-    const { contextLength = this.#contextLength, kvDtype, patterns } = options;
+    const { contextLength = this.#contextLength, patterns } = options;
     if (!Number.isInteger(contextLength) || contextLength < 1) {
       throw new MInferenceError(
         "INVALID_ARGUMENT",
@@ -154,7 +164,7 @@ export class Model implements AsyncDisposable {
         { details: { contextLength, maxPositions: this.config.maxPositions } },
       );
     }
-    const kv = this.#kvShape(kvDtype);
+    const kv = this.#kvShape(options);
     const chosen = patterns === undefined
       ? this.patterns
       : await choosePatterns(patterns, this.checkpoint);
@@ -168,22 +178,30 @@ export class Model implements AsyncDisposable {
     });
   }
 
-  #kvShape(dtype?: KvDType): KvShape {
-    return dtype === undefined ? this.#kv : kvShape(this.#kv, dtype, usualKvDtype(this.device));
+  #kvShape({ kvDtype, kvPlace }: Pick<SessionOptions, "kvDtype" | "kvPlace">): KvShape {
+    const { dtype, quantised, offloaded } = this.#kv;
+    return cacheShape(this.config, this.device, {
+      kvDtype: kvDtype ?? (quantised ? "fp8" : dtype),
+      kvPlace: kvPlace ?? (offloaded ? "host" : "device"),
+    });
   }
 
   /**
    * What a context of `tokens` would take, before taking it.
    *
    * @param tokens Tokens of the context.
-   * @param options `kvDtype` as of {@linkcode SessionOptions}.
+   * @param options `kvDtype` and `kvPlace` as of {@linkcode SessionOptions}.
    */
-  planMemory(tokens: number, options: { kvDtype?: KvDType } = {}): MemoryPlan {
+  planMemory(
+    tokens: number,
+    options: Pick<SessionOptions, "kvDtype" | "kvPlace"> = {},
+  ): MemoryPlan {
     this.#check();
-    return planMemory(this.#memory(this.#kvShape(options.kvDtype), this.patterns), tokens);
+    return planMemory(this.#memory(this.#kvShape(options), this.patterns), tokens);
   }
 
   #memory(kv: KvShape, patterns: MemoryInputs["patterns"]): MemoryInputs {
+    const { freeMemory: free, hostFreeMemory: hostFree } = this.device.info();
     return {
       device: this.device,
       config: this.config,
@@ -192,7 +210,8 @@ export class Model implements AsyncDisposable {
       precision: this.#decoder.precision,
       weightDtype: (name) => weightDtype(this.device, this.checkpoint, name, this.#weights),
       weights: this.#parameters.byteLength,
-      free: this.device.info().freeMemory,
+      free,
+      hostFree,
     };
   }
 
@@ -246,6 +265,16 @@ function usualKvDtype(device: Device): FloatDType {
   return device.kind === "cuda" || device.info().path === "avx512_bf16" ? "bf16" : "f16";
 }
 
+/** The shape of a cache on this device. */
+function cacheShape(
+  config: ModelConfig,
+  device: Device,
+  { kvDtype, kvPlace = "device" }: Pick<SessionOptions, "kvDtype" | "kvPlace">,
+): KvShape {
+  const usual = usualKvDtype(device);
+  return kvShape(config, kvDtype ?? usual, usual, isOffloaded(device, kvPlace));
+}
+
 /**
  * Loads a model.
  *
@@ -285,10 +314,9 @@ export async function loadModel(source: string | URL, options: LoadOptions = {})
   const ownsDevice = options.device === undefined;
   try {
     const parameters = await loadParameters(device, checkpoint, options);
-    const usual = usualKvDtype(device);
     return new Model(device, checkpoint, tokenizer, patterns, {
       parameters,
-      kv: kvShape(config, options.kvDtype ?? usual, usual),
+      kv: cacheShape(config, device, options),
       precision: options.precision ?? "bf16",
       weights,
       contextLength,

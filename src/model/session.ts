@@ -260,8 +260,10 @@ export class Session implements AsyncDisposable {
     const { decoder, memory } = this.#parts;
     if (this.length > this.#cache.capacity) {
       const inputs = memory();
-      const free = inputs.free + this.#cache.byteLength + decoder.workspaceBytes;
-      refuseTooLarge({ ...inputs, free }, this.length, rows);
+      const { device, host } = this.#cache.bytes;
+      const free = inputs.free + device + decoder.workspaceBytes;
+      const hostFree = inputs.hostFree + host;
+      refuseTooLarge({ ...inputs, free, hostFree }, this.length, rows);
     }
     this.#cache.reserve(this.length, this.#computed);
   }

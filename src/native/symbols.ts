@@ -57,6 +57,15 @@ export const symbols = {
     ],
     result: "i32",
   },
+  mi_alloc_host: {
+    parameters: [
+      "u64", // device
+      "u64", // bytes
+      "buffer", // uint64_t* buffer
+      "buffer", // mi_error*
+    ],
+    result: "i32",
+  },
   mi_free: {
     parameters: [
       "u64", // device

@@ -79,11 +79,13 @@ Deno.test("inspect needs no library, and its plan grows with the context", async
 
 Deno.test("inspect plans an fp8 cache at half the memory; other types are wrong usage", async () => {
   const plan = ["inspect", "needle-27m", "--context", "8k", "--json"];
-  const [stored, fp8, odd] = await Promise.all([
+  const [stored, fp8, odd, host] = await Promise.all([
     minference(plan),
     minference([...plan, "--kv", "fp8"]),
     minference([...plan, "--kv", "int8"]),
+    minference([...plan, "--kv-place", "host", "--device", "cpu"]),
   ]);
+  assert.equal(JSON.parse(host.stdout).plans[0].hostKvCache, 0); // the CPU's memory is the host's
   const [{ kvCache: whole }, { kvCache: half, fitsAsFp8 }] = [stored, fp8].map(({ stdout }) =>
     JSON.parse(stdout).plans[0]
   );

@@ -119,7 +119,8 @@ API int cublasLtMatmulAlgoGetHeuristic(void*, void* desc, void* a, void* b, void
 // D = alpha A^T B + beta C (+ bias of each row).
 API int cublasLtMatmul(void*, void* desc, const float* alpha, const void* a, void* a_layout, const void* b, void* b_layout,
                        const float* beta, const void* c, void* c_layout, void* d, void* d_layout, const void*, void*,
-                       size_t, void*) {
+                       size_t, void* stream) {
+  emu::catch_up(stream);
   const auto& op = *static_cast<Desc*>(desc);
   const auto &al = *static_cast<Layout*>(a_layout), &bl = *static_cast<Layout*>(b_layout),
              &cl = *static_cast<Layout*>(c_layout), &dl = *static_cast<Layout*>(d_layout);

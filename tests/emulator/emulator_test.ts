@@ -38,6 +38,7 @@ const suites: Record<string, () => Promise<void>> = {
       "tests/model/kv_cache_test.ts",
       "tests/model/memory_test.ts",
     ], {}),
+  "KV caches in host memory": () => runSuite(["tests/model/kv_offload_test.ts"], {}),
   "fp8 weights": () =>
     runSuite(["tests/model/linear_fp8_test.ts", "tests/model/weights_fp8_test.ts"], {}),
   "fp8 weights without vectors of scales": () =>

@@ -30,8 +30,11 @@ char* dynamic_shared();
 // Runs `kernel` in every thread of the grid, one grid at a time in the process. The dynamic shared memory holds NaNs at the start of each block.
 void launch(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& kernel);
 
-// True if the stream is being captured: `work` then is a node of its graph.
+// True if the stream is being captured: `work` then is a node of its graph. Else what the stream holds has run.
 bool captured(const void* stream, const std::function<void()>& work);
+
+// What the stream holds has run.
+void catch_up(const void* stream);
 
 // The same with the arguments of <<< >>>.
 template <class Kernel>

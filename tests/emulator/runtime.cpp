@@ -3,8 +3,8 @@
 #include <sys/mman.h>
 
 #include <chrono>
-#include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <map>
 #include <mutex>
 #include <vector>
@@ -19,7 +19,7 @@ constexpr size_t kTotalBytes = size_t(16) << 30, kPage = 4096, kAlignment = 256;
 
 struct Allocation {
   char* base;
-  size_t mapped, bytes;
+  size_t mapped, counted;
 };
 std::mutex mutex;
 std::map<void*, Allocation> allocations;
@@ -27,17 +27,18 @@ size_t used = 0;
 
 size_t round_up(size_t a, size_t b) { return (a + b - 1) / b * b; }
 
-cudaError_t allocate(void** p, size_t bytes) {
+// A device's memory, or the host's if not `counted`.
+cudaError_t allocate(void** p, size_t bytes, bool counted) {
   std::lock_guard<std::mutex> lock(mutex);
   const size_t size = round_up(bytes ? bytes : 1, kAlignment), pages = round_up(size, kPage);
-  if (used + size > kTotalBytes) return cudaErrorMemoryAllocation;
+  if (counted && used + size > kTotalBytes) return cudaErrorMemoryAllocation;
   void* base = mmap(nullptr, pages + kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (base == MAP_FAILED) return cudaErrorMemoryAllocation;
   mprotect(static_cast<char*>(base) + pages, kPage, PROT_NONE);
   char* data = static_cast<char*>(base) + pages - size;
   std::memset(data, 0xff, size);
-  allocations[data] = {static_cast<char*>(base), pages + kPage, size};
-  used += size;
+  allocations[data] = {static_cast<char*>(base), pages + kPage, counted ? size : 0};
+  used += allocations[data].counted;
   *p = data;
   return cudaSuccess;
 }
@@ -48,7 +49,7 @@ cudaError_t release(void* p) {
   const auto at = allocations.find(p);
   if (at == allocations.end()) emu::fatal("freeing %p, which is not allocated", p);
   munmap(at->second.base, at->second.mapped);
-  used -= at->second.bytes;
+  used -= at->second.counted;
   allocations.erase(at);
   return cudaSuccess;
 }
@@ -64,11 +65,37 @@ struct CUgraphExec_st {
 };
 struct CUstream_st {
   CUgraph_st* graph = nullptr;  // being captured
+  std::deque<std::function<void()>> late;
+  uint64_t queued = 0;  // of `late`, since the beginning
 };
 struct CUmemPoolHandle_st {};
 struct CUevent_st {
   Clock::time_point at;
+  CUstream_st* stream = nullptr;
+  uint64_t behind = 0;  // the stream's `queued`
 };
+
+namespace {
+
+std::recursive_mutex late_mutex;  // of all streams
+
+// Runs the first `count` that the stream was ever given.
+void run_late(CUstream_st* stream, uint64_t count) {
+  std::lock_guard<std::recursive_mutex> lock(late_mutex);
+  while (stream && !stream->late.empty() && stream->queued - stream->late.size() < count) {
+    const std::function<void()> work = std::move(stream->late.front());
+    stream->late.pop_front();
+    work();
+  }
+}
+
+void add_late(CUstream_st* stream, std::function<void()> work) {
+  std::lock_guard<std::recursive_mutex> lock(late_mutex);
+  stream->late.push_back(std::move(work));
+  stream->queued++;
+}
+
+}  // namespace
 
 const char* cudaGetErrorString(cudaError_t code) {
   return code == cudaErrorMemoryAllocation ? "out of memory" : "an emulated error";
@@ -106,7 +133,8 @@ cudaError_t cudaGetDriverEntryPointByVersion(const char* name, void** function, 
   return cudaSuccess;
 }
 
-CUresult cuStreamWriteValue64(CUstream, CUdeviceptr address, cuuint64_t value, unsigned) {
+CUresult cuStreamWriteValue64(CUstream stream, CUdeviceptr address, cuuint64_t value, unsigned) {
+  emu::catch_up(stream);
   *reinterpret_cast<volatile uint64_t*>(address) = value;
   return CUDA_SUCCESS;
 }
@@ -127,11 +155,18 @@ CUresult cuTensorMapEncodeTiled(CUtensorMap* map, CUtensorMapDataType, cuuint32_
 }
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) { return *stream = new CUstream_st, cudaSuccess; }
-cudaError_t cudaStreamDestroy(cudaStream_t stream) { return delete stream, cudaSuccess; }
+// What is left runs; events may still name the stream.
+cudaError_t cudaStreamDestroy(cudaStream_t stream) { return emu::catch_up(stream), cudaSuccess; }
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) { return emu::catch_up(stream), cudaSuccess; }
+
+void emu::catch_up(const void* stream) {
+  run_late(static_cast<CUstream_st*>(const_cast<void*>(stream)), UINT64_MAX);
+}
 
 bool emu::captured(const void* stream, const std::function<void()>& work) {
   CUgraph_st* const graph = stream ? static_cast<const CUstream_st*>(stream)->graph : nullptr;
   if (graph) graph->nodes.push_back(work);
+  else catch_up(stream);
   return graph != nullptr;
 }
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
@@ -153,7 +188,8 @@ cudaError_t cudaGraphExecUpdate(cudaGraphExec_t runnable, cudaGraph_t graph, cud
   if (!same) return cudaErrorGraphExecUpdateFailure;
   return runnable->nodes = is, cudaSuccess;
 }
-cudaError_t cudaGraphLaunch(cudaGraphExec_t runnable, cudaStream_t) {
+cudaError_t cudaGraphLaunch(cudaGraphExec_t runnable, cudaStream_t stream) {
+  emu::catch_up(stream);
   for (const auto& node : runnable->nodes) node();
   return cudaSuccess;
 }
@@ -162,21 +198,33 @@ cudaError_t cudaGraphExecDestroy(cudaGraphExec_t runnable) { return delete runna
 cudaError_t cudaEventCreate(cudaEvent_t* event) { return *event = new CUevent_st{Clock::now()}, cudaSuccess; }
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) { return cudaEventCreate(event); }
 cudaError_t cudaEventDestroy(cudaEvent_t event) { return delete event, cudaSuccess; }
-cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t) { return event->at = Clock::now(), cudaSuccess; }
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  std::lock_guard<std::recursive_mutex> lock(late_mutex);
+  *event = {Clock::now(), stream, stream ? stream->queued : 0};
+  return cudaSuccess;
+}
+cudaError_t cudaEventSynchronize(cudaEvent_t event) { return run_late(event->stream, event->behind), cudaSuccess; }
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
+  const CUevent_st now = *event;
+  return add_late(stream, [now] { run_late(now.stream, now.behind); }), cudaSuccess;
+}
 cudaError_t cudaEventElapsedTime(float* ms, cudaEvent_t start, cudaEvent_t stop) {
   *ms = std::chrono::duration<float, std::milli>(stop->at - start->at).count();
   return cudaSuccess;
 }
 
-cudaError_t cudaMalloc(void** p, size_t bytes) { return allocate(p, bytes); }
+cudaError_t cudaMalloc(void** p, size_t bytes) { return allocate(p, bytes, true); }
 cudaError_t cudaFree(void* p) { return release(p); }
-cudaError_t cudaHostAlloc(void** p, size_t bytes, unsigned) {
-  return *p = std::calloc(1, bytes), *p ? cudaSuccess : cudaErrorMemoryAllocation;
-}
-cudaError_t cudaFreeHost(void* p) { return std::free(p), cudaSuccess; }
+cudaError_t cudaHostAlloc(void** p, size_t bytes, unsigned) { return allocate(p, bytes, false); }
+cudaError_t cudaFreeHost(void* p) { return release(p); }
 cudaError_t cudaMemset(void* p, int value, size_t bytes) { return std::memset(p, value, bytes), cudaSuccess; }
 cudaError_t cudaMemcpy(void* dst, const void* src, size_t bytes, cudaMemcpyKind) {
   return std::memmove(dst, src, bytes), cudaSuccess;
+}
+cudaError_t cudaMemcpyAsync(void* dst, const void* src, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
+  const auto work = [=] { cudaMemcpy(dst, src, bytes, kind); };
+  if (stream->graph) return stream->graph->nodes.push_back(work), cudaSuccess;
+  return add_late(stream, work), cudaSuccess;
 }
 
 cudaError_t cudaMemPoolCreate(cudaMemPool_t* pool, const cudaMemPoolProps*) {
@@ -189,5 +237,7 @@ cudaError_t cudaMemPoolGetAttribute(cudaMemPool_t, cudaMemPoolAttr, void* value)
   *static_cast<uint64_t*>(value) = used;
   return cudaSuccess;
 }
-cudaError_t cudaMallocFromPoolAsync(void** p, size_t bytes, cudaMemPool_t, cudaStream_t) { return allocate(p, bytes); }
-cudaError_t cudaFreeAsync(void* p, cudaStream_t) { return release(p); }
+cudaError_t cudaMallocFromPoolAsync(void** p, size_t bytes, cudaMemPool_t, cudaStream_t) {
+  return allocate(p, bytes, true);
+}
+cudaError_t cudaFreeAsync(void* p, cudaStream_t stream) { return emu::catch_up(stream), release(p); }

@@ -36,6 +36,7 @@ function open(eosIds: readonly number[] = [], contextLength = 256): Session {
     weightDtype: () => dtype,
     weights: parameters.byteLength,
     free: device.info().freeMemory,
+    hostFree: device.info().hostFreeMemory,
   });
   return new Session({ decoder, tokenizer, cache, patterns, contextLength, memory });
 }

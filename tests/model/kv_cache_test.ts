@@ -4,14 +4,8 @@ import assert from "node:assert/strict";
 import { openDevice } from "../../src/device/device.ts";
 import { openCheckpoint } from "../../src/model/checkpoint.ts";
 import { Decoder } from "../../src/model/decoder.ts";
-import {
-  idBytes,
-  kvBytes,
-  KvCache,
-  kvCapacity,
-  type KvDType,
-  kvShape,
-} from "../../src/model/kv_cache.ts";
+import { KvCache } from "../../src/model/kv_cache.ts";
+import { idBytes, kvBytes, kvCapacity, type KvDType, kvShape } from "../../src/model/kv_shape.ts";
 import { loadParameters } from "../../src/model/parameters.ts";
 import { device, failure, relativeError } from "../support.ts";
 
@@ -109,10 +103,10 @@ Deno.test("growth keeps what is held and takes one layer beside it", async () =>
     await other.forward(TOKENS.subarray(0, 100), cache, 0, logits);
     using unmoved = cache.clone(100);
     const held = small.info().allocated;
-    const before = cache.byteLength;
+    const before = cache.bytes.device;
     cache.reserve(5000, 100);
     const grown = kvBytes(shape, kvCapacity(5000)) + idBytes(kvCapacity(5000));
-    assert.equal(cache.byteLength, grown);
+    assert.equal(cache.bytes.device, grown);
     assert.equal(small.info().allocated - held, grown - before);
     assert.ok(small.info().peak - held <= grown - before + before / config.layers);
     const next = async (of: KvCache): Promise<Float32Array> => {
@@ -146,7 +140,7 @@ Deno.test("growth that fails half-way loses nothing and can be tried again", asy
   assert.ok(cache.capacity >= 1000);
   const empty = await failure(() => new KvCache(small, shape).reserve(100_000, 0));
   assert.equal(empty.code, "OUT_OF_MEMORY");
-  assert.equal(small.info().allocated, cache.byteLength); // a cache that held nothing keeps nothing
+  assert.equal(small.info().allocated, cache.bytes.device); // a cache that held nothing keeps nothing
 });
 
 Deno.test("types that a cache cannot have are refused", async () => {

@@ -1,7 +1,7 @@
 // Sessions with an fp8 cache on the real model: the answers of a 16-bit cache, and the same freedoms.
 import assert from "node:assert/strict";
 import { openDevice } from "../../src/device/device.ts";
-import { KV_BLOCK } from "../../src/model/kv_cache.ts";
+import { KV_BLOCK } from "../../src/model/kv_shape.ts";
 import { loadModel } from "../../src/model/model.ts";
 import type { Session } from "../../src/model/session.ts";
 import { device, failure, relativeError } from "../support.ts";
@@ -73,6 +73,30 @@ Deno.test("an aborted prefill leaves what was held", async () => {
   assert.equal(await answer(session), "48213");
 });
 
+Deno.test("in host memory, too: the same logits, the same answers, a plan within 3%", async () => {
+  const ids = model.tokenizer.encode(needlePrompt(12_000, "quiet-meadow", "3090418"));
+  for (const kvDtype of ["fp8", usual] as const) {
+    await using fresh = await openDevice({ kind: device.kind });
+    await using other = await loadModel(NEEDLE, { device: fresh, kvDtype, kvPlace: "host" });
+    const plan = other.planMemory(ids.length);
+    const { allocated } = fresh.info();
+    await using session = await other.createSession();
+    await session.prefill(ids);
+    const { peak, hostAllocated } = fresh.info();
+    const [taken, planned] = [peak - allocated, plan.kvCache + plan.workspace];
+    assert.ok(Math.abs(planned / taken - 1) < 0.03, `${taken} taken, ${planned} planned`);
+    assert.equal(hostAllocated, plan.hostKvCache);
+    assert.equal(hostAllocated > 0, device.kind !== "cpu"); // whose memory is the host's anyway
+    await using here = await other.createSession({ kvPlace: "device" });
+    await here.prefill(ids);
+    assert.deepEqual(await session.logits(), await here.logits());
+    await using parts = await session.fork();
+    await parts.prefill(ids.subarray(0, 777), { mode: "replace" });
+    await parts.prefill(ids.subarray(777));
+    assert.deepEqual(await Promise.all([session, parts].map(answer)), ["3090418", "3090418"]);
+  }
+});
+
 Deno.test("a memory plan with an fp8 cache is within 3% of what a prefill takes", async () => {
   const ids = model.tokenizer.encode(needlePrompt(20_000, "tall-lantern", "7482913"));
   for (const patterns of ["auto", "dense"] as const) {
@@ -89,7 +113,9 @@ Deno.test("a memory plan with an fp8 cache is within 3% of what a prefill takes"
   }
 });
 
-Deno.test("a cache of an unknown type is refused", async () => {
-  const error = await failure(() => model.createSession({ kvDtype: "q4_0" as "fp8" }));
-  assert.equal(error.code, "INVALID_ARGUMENT");
+Deno.test("a cache of an unknown type or place is refused", async () => {
+  for (const odd of [{ kvDtype: "q4_0" as "fp8" }, { kvPlace: "disk" as "host" }]) {
+    const error = await failure(() => model.createSession(odd));
+    assert.equal(error.code, "INVALID_ARGUMENT");
+  }
 });

@@ -1,7 +1,7 @@
 // Plans of what has never been here: a million tokens of an 8B model, and what is said where they do not fit.
 import assert from "node:assert/strict";
 import { publishedPatterns, SHAPES } from "../../scripts/bench/e2e_model.ts";
-import { type KvDType, kvShape } from "../../src/model/kv_cache.ts";
+import { type KvDType, kvShape } from "../../src/model/kv_shape.ts";
 import { type MemoryInputs, planMemory, refuseTooLarge } from "../../src/model/memory.ts";
 import { device, failure } from "../support.ts";
 
@@ -10,17 +10,18 @@ const MILLION = 1 << 20;
 const config = SHAPES["llama-3-8b"];
 
 /** The 8B shape in bf16 on a GPU of 139 GiB. */
-function inputs(kv: KvDType): MemoryInputs {
+function inputs(kv: KvDType, offloaded = false): MemoryInputs {
   const weights = 15 * GIB;
   return {
     device,
     config,
-    kv: kvShape(config, kv, "bf16"),
+    kv: kvShape(config, kv, "bf16", offloaded),
     patterns: publishedPatterns(config),
     precision: "bf16",
     weightDtype: () => "bf16",
     weights,
     free: 139 * GIB - weights,
+    hostFree: 100 * GIB,
   };
 }
 
@@ -55,4 +56,38 @@ Deno.test("a prompt that will not fit is refused with the bytes, and told what w
     MILLION,
     1000,
   );
+});
+
+Deno.test("with the cache in host memory a plan counts two layers here and all of them there", () => {
+  const stored = planMemory(inputs("bf16"), MILLION);
+  const host = planMemory(inputs("bf16", true), MILLION);
+  assert.equal(host.hostKvCache, stored.kvCache);
+  assert.equal(host.kvCache, stored.kvCache * 2 / config.layers);
+  assert.equal(host.workspace, stored.workspace);
+  assert.equal(host.total, host.weights + host.kvCache + host.workspace);
+  assert.equal(stored.hostKvCache, 0);
+  assert.ok(!host.fits); // 128 GiB are wanted of 100
+  const fp8 = planMemory(inputs("fp8", true), MILLION);
+  assert.ok(fp8.fits && fp8.fitsOnHost);
+  if (device.kind === "cuda") assert.ok(fp8.total < 60 * GIB, `${fp8.total / GIB} GiB`);
+});
+
+Deno.test("a prompt that fits with its cache in host memory is told so, and one that does not, what is missing", async () => {
+  const half = MILLION / 2; // 64 GiB of keys and values in 16 bits
+  const small = (offloaded: boolean): MemoryInputs => {
+    return { ...inputs("bf16", offloaded), free: 50 * GIB };
+  };
+  const error = await failure(() => refuseTooLarge(small(false), half, half));
+  assert.equal(error.details.fitsOnHost, device.kind === "cuda"); // the CPU has no other memory
+  const advice =
+    /with the KV cache in host memory they take .* on the device and 64\.\d+ GiB of host memory, which fits/;
+  if (device.kind === "cuda") assert.match(error.message, advice);
+  refuseTooLarge(small(true), half, half);
+  const hostFree = 60 * GIB;
+  const missing = await failure(() => refuseTooLarge({ ...small(true), hostFree }, half, half));
+  assert.match(
+    missing.message,
+    /and 64\.\d+ GiB of host memory .* and 60\.00 GiB of host memory are free/,
+  );
+  assert.ok(Number(missing.details.hostWanted) > Number(missing.details.hostAvailable));
 });

@@ -104,17 +104,21 @@ mi_status prepare_to_run(OpenDevice& d, const mi_header* params, Operation* oper
 int32_t allocate(uint64_t handle, uint64_t bytes, Place place, uint64_t* buffer, mi_error* error) {
   return with_device(handle, error, [&](OpenDevice& d) -> int32_t {
     if (!buffer || bytes == 0) return fail(error, MI_INVALID_ARGUMENT, "cannot allocate %llu bytes", (unsigned long long)bytes);
-    std::lock_guard<std::mutex> lock(d.mutex);
-    const uint64_t held = d.allocated + d.host_allocated;
-    if (d.memory_limit && (bytes > d.memory_limit || held > d.memory_limit - bytes))
-      return out_of_memory(error, bytes, d.memory_limit - held);
+    uint64_t& held = place == Place::kHost ? d.host_allocated : d.allocated;
+    {
+      std::lock_guard<std::mutex> lock(d.mutex);
+      const uint64_t all = d.allocated + d.host_allocated;
+      if (d.memory_limit && (bytes > d.memory_limit || all > d.memory_limit - bytes))
+        return out_of_memory(error, bytes, d.memory_limit - all);
+      held += bytes;
+    }
     void* data = nullptr;
-    const mi_status status = d.device->allocate(bytes, place, &data, error);
-    if (status != MI_OK) return status;
-    *buffer = d.buffers.insert(std::make_shared<Buffer>(*d.device, data, bytes, place));
-    (place == Place::kHost ? d.host_allocated : d.allocated) += bytes;
-    if (d.allocated > d.peak) d.peak = d.allocated;
-    return MI_OK;
+    const mi_status status = d.device->allocate(bytes, place, &data, error);  // host memory takes its time
+    if (status == MI_OK) *buffer = d.buffers.insert(std::make_shared<Buffer>(*d.device, data, bytes, place));
+    std::lock_guard<std::mutex> lock(d.mutex);
+    if (status != MI_OK) held -= bytes;
+    else if (d.allocated > d.peak) d.peak = d.allocated;
+    return status;
   });
 }
 

@@ -220,13 +220,18 @@ mi_status CudaDevice::allocate_host(uint64_t bytes, void** data, mi_error* error
 
 void CudaDevice::release(const Buffer& buffer) {
   CurrentDevice current(options_.index);
-  if (buffer.place == Place::kHost) {
-    transfers_.finish();
-    cudaFreeHost(buffer.data);
-  } else {
+  if (buffer.place == Place::kDevice) {
     transfers_.settle({buffer.data}, stream_);
     cudaFreeAsync(buffer.data, stream_);
+    return;
   }
+  // Unlocking gigabytes takes its time, which the caller may not have.
+  const auto body = [this, data = buffer.data](mi_error*) {
+    transfers_.finish();
+    cudaFreeHost(data);
+    return MI_OK;
+  };
+  if (push({body, 0, true, {}}, nullptr) != MI_OK) body(nullptr);
 }
 
 mi_status CudaDevice::write(void* dst, const void* src, uint64_t bytes, mi_error* error) {

@@ -44,7 +44,7 @@ export async function followsAnswer(
   const read = new Uint32Array([...ids.subarray(position), ...answer.subarray(0, -1)]);
   using logits = device.tensor([read.length, vocabSize]);
   await device.exclusive(async () => {
-    cache.reserve(position + read.length, position);
+    await cache.reserve(position + read.length, position);
     await engineOf(model).decoder.forward(read, cache, position, logits, {
       logits: "all",
       // So few rows are computed densely unless the choice is taken away.

@@ -145,7 +145,7 @@ export class E2eModel implements Disposable {
     const kv = stored.fits ? "stored" : "fp8";
     const plan = stored.fits ? stored : this.#plan(this.#kv.fp8, mode, count);
     using cache = new KvCache(device, this.#kv[kv]);
-    cache.reserve(count, 0);
+    await cache.reserve(count, 0);
     using stats = device.tensor([config.layers * statsBytes(config.heads)], { dtype: "u8" });
     stats.writeNow(new Uint8Array(stats.byteLength));
     const tokens = randomTokens(count, config.vocabSize);
@@ -216,7 +216,7 @@ export class E2eModel implements Disposable {
     const warmUp = 4;
     this.#decoder.trim();
     using cache = new KvCache(device, shape);
-    cache.reserve(count + warmUp + 2 * steps, 0);
+    await cache.reserve(count + warmUp + 2 * steps, 0);
     const sparse = { patterns: this.#patterns };
     const tokens = randomTokens(count, config.vocabSize);
     await this.#decoder.forward(tokens, cache, 0, this.#logits, { sparse });

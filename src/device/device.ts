@@ -177,29 +177,18 @@ export class Device implements AsyncDisposable {
    * Allocates a tensor.
    *
    * @param shape Dimensions, outermost first.
-   * @param options `dtype` (default f32), and `data` to fill it with; without data the contents are undefined. With
-   * `host`, a tensor in (page-locked) host memory: {@linkcode Device.copy} alone takes it.
+   * @param options `dtype` (default f32) and `data` to fill it with; without data the contents are undefined.
    * @throws {MInferenceError} `OUT_OF_MEMORY` with bytes wanted and available, `SHAPE` if the data does not fit.
    */
-  tensor(
-    shape: readonly number[],
-    options: { dtype?: DType; data?: HostArray; host?: boolean } = {},
-  ): Tensor {
-    if (shape.length === 0 || !shape.every((n) => Number.isSafeInteger(n) && n > 0)) {
-      throw new MInferenceError("SHAPE", `dimensions must be positive integers, got [${shape}]`, {
-        details: { shape },
-      });
-    }
-    const { dtype = "f32", data, host } = options;
-    const elements = shape.reduce((a, b) => a * b, 1);
-    const bytes = byteLength(dtype, elements);
+  tensor(shape: readonly number[], options: { dtype?: DType; data?: HostArray } = {}): Tensor {
+    const { dtype = "f32", data } = options;
+    const elements = elementsOf(shape);
+    const bytes = BigInt(byteLength(dtype, elements));
     const out = new BigUint64Array(1);
     this.#call("allocate", (device, error) => {
-      const allocate = host ? this.#native.mi_alloc_host : this.#native.mi_alloc;
-      return allocate(device, BigInt(bytes), new Uint8Array(out.buffer), error);
+      return this.#native.mi_alloc(device, bytes, new Uint8Array(out.buffer), error);
     });
-    const tensor = new Tensor(this, shape, dtype, out[0]);
-    this.#finalizer.register(tensor, out[0], tensor);
+    const tensor = this.#own(shape, dtype, out[0]);
     if (data) {
       try {
         if (data.length !== elements && dtype in { f32: 0, f16: 0, bf16: 0, i32: 0, u32: 0 }) {
@@ -215,6 +204,30 @@ export class Device implements AsyncDisposable {
         throw error;
       }
     }
+    return tensor;
+  }
+
+  /**
+   * Allocates a tensor in host memory, page-locked for a GPU: {@linkcode Device.copy} alone takes it. Contents
+   * undefined. Locking gigabytes takes seconds.
+   *
+   * @param shape Dimensions, outermost first.
+   * @param options `dtype` (default f32).
+   * @throws {MInferenceError} `OUT_OF_MEMORY` with bytes wanted and available.
+   */
+  async hostTensor(shape: readonly number[], options: { dtype?: DType } = {}): Promise<Tensor> {
+    const { dtype = "f32" } = options;
+    const bytes = BigInt(byteLength(dtype, elementsOf(shape)));
+    const out = new BigUint64Array(1);
+    await this.#wait("allocate", (device, error) => {
+      return this.#native.mi_alloc_host(device, bytes, new Uint8Array(out.buffer), error);
+    });
+    return this.#own(shape, dtype, out[0]);
+  }
+
+  #own(shape: readonly number[], dtype: DType, buffer: bigint): Tensor {
+    const tensor = new Tensor(this, shape, dtype, buffer);
+    this.#finalizer.register(tensor, buffer, tensor);
     return tensor;
   }
 
@@ -448,6 +461,16 @@ export class Device implements AsyncDisposable {
   [Symbol.asyncDispose](): Promise<void> {
     return this.dispose();
   }
+}
+
+/** Product of dimensions that make sense. */
+function elementsOf(shape: readonly number[]): number {
+  if (shape.length === 0 || !shape.every((n) => Number.isSafeInteger(n) && n > 0)) {
+    throw new MInferenceError("SHAPE", `dimensions must be positive integers, got [${shape}]`, {
+      details: { shape },
+    });
+  }
+  return shape.reduce((a, b) => a * b, 1);
 }
 
 /**

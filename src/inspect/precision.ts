@@ -158,7 +158,7 @@ async function logitsOf(
   using owned = new DisposableStack();
   const logits = owned.use(device.tensor([tokens.length, config.vocabSize]));
   using cache = createCache();
-  cache.reserve(tokens.length, 0);
+  await cache.reserve(tokens.length, 0);
   const { signal } = options;
   await decoder.forward(tokens, cache, 0, logits, { signal, logits: "all" });
   decoder.trim();

@@ -171,7 +171,7 @@ export async function measureSample(
     using cache = createCache();
     using logits = device.tensor([config.vocabSize]);
     using owned = new DisposableStack();
-    cache.reserve(tokens.length, 0);
+    await cache.reserve(tokens.length, 0);
     let meter: LayerMeter | undefined;
     await decoder.forward(tokens, cache, 0, logits, {
       signal: options.signal,

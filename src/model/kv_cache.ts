@@ -60,29 +60,32 @@ export class KvCache implements Disposable {
    * Makes room for `tokens` tokens and keeps the first `keep`. Grows layer by layer: the old memory of one
    * layer is all that it takes beside the new.
    *
+   * @param signal Stops it between layers: locking host memory takes its time.
    * @throws {MInferenceError} `OUT_OF_MEMORY`; the cache then still holds the tokens to keep, and its capacity.
    */
-  reserve(tokens: number, keep: number): void {
+  async reserve(tokens: number, keep: number, signal?: AbortSignal): Promise<void> {
     const held = this.capacity;
     if (tokens <= held) {
-      if (held > 0) this.#window?.reserve(held); // it may have been lost in a failure
+      if (held > 0) await this.#window?.reserve(held); // it may have been lost in a failure
       return;
     }
     const capacity = kvCapacity(tokens);
+    const place = this.shape.offloaded ? "host" : "device";
     if (keep === 0) this[Symbol.dispose]();
     try {
       this.#growIds(capacity + 1, keep);
       for (let layer = 0; layer < this.shape.layers; layer++) {
         const old = this.#layers[layer];
         if (old && old.rows.shape[1] >= capacity) continue; // grown before a failure
-        const grown = allocateLayer(this.device, this.shape, capacity, !!this.shape.offloaded);
+        signal?.throwIfAborted();
+        const grown = await allocateLayer(this.device, this.shape, capacity, place);
         if (old) {
           copyTokens(grown, old, 0, keep);
           freeLayer(old);
         }
         this.#layers[layer] = grown;
       }
-      this.#window?.reserve(capacity);
+      await this.#window?.reserve(capacity);
     } catch (error) {
       if (keep === 0) this[Symbol.dispose]();
       throw error;
@@ -128,10 +131,10 @@ export class KvCache implements Disposable {
   }
 
   /** A cache of its own with the first `tokens` tokens. */
-  clone(tokens: number): KvCache {
+  async clone(tokens: number): Promise<KvCache> {
     const copy = new KvCache(this.device, this.shape);
     copy.ropeLength = this.ropeLength;
-    copy.reserve(tokens, 0);
+    await copy.reserve(tokens, 0);
     if (tokens > 0) {
       this.device.copy(copy.ids, 0, this.ids, 0, tokens * 4);
       copy.#layers.forEach((to, layer) => copyTokens(to, this.#layers[layer], 0, tokens));

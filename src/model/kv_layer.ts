@@ -4,8 +4,9 @@
  * @module
  */
 import type { Device } from "../device/device.ts";
+import type { DType } from "../device/dtype.ts";
 import type { Tensor } from "../device/tensor.ts";
-import { KV_BLOCK, type KvShape } from "./kv_shape.ts";
+import { KV_BLOCK, type KvPlace, type KvShape } from "./kv_shape.ts";
 
 /** One layer's memory. */
 export interface LayerMemory {
@@ -23,20 +24,21 @@ export function layerBytes({ rows, scales }: LayerMemory): number {
 /**
  * Takes memory for `capacity` tokens of one layer.
  *
- * @param host In host memory.
  * @throws {MInferenceError} `OUT_OF_MEMORY`; nothing is taken then.
  */
-export function allocateLayer(
+export async function allocateLayer(
   device: Device,
   { kvHeads, headDim, dtype, quantised }: KvShape,
   capacity: number,
-  host: boolean,
-): LayerMemory {
+  place: KvPlace,
+): Promise<LayerMemory> {
+  const tensor = async (shape: readonly number[], dtype: DType): Promise<Tensor> =>
+    place === "host" ? await device.hostTensor(shape, { dtype }) : device.tensor(shape, { dtype });
   const shape = [2 * kvHeads, capacity, headDim];
-  if (!quantised) return { rows: device.tensor(shape, { dtype, host }) };
-  const rows = device.tensor(shape, { dtype: "e4m3", host });
+  if (!quantised) return { rows: await tensor(shape, dtype) };
+  const rows = await tensor(shape, "e4m3");
   try {
-    return { rows, scales: device.tensor([2 * kvHeads, capacity / KV_BLOCK], { host }) };
+    return { rows, scales: await tensor([2 * kvHeads, capacity / KV_BLOCK], "f32") };
   } catch (error) {
     rows.dispose();
     throw error;

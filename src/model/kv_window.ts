@@ -27,13 +27,13 @@ export class KvWindow implements Disposable {
    *
    * @throws {MInferenceError} `OUT_OF_MEMORY`; the next call tries again.
    */
-  reserve(capacity: number): void {
+  async reserve(capacity: number): Promise<void> {
     const { device, shape } = this;
     const slots = windowLayers(shape);
     if (this.#slots.length === slots && this.#slots[0].rows.shape[1] >= capacity) return;
     this[Symbol.dispose]();
     while (this.#slots.length < slots) {
-      this.#slots.push(allocateLayer(device, shape, capacity, false));
+      this.#slots.push(await allocateLayer(device, shape, capacity, "device"));
     }
   }
 

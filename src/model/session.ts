@@ -228,7 +228,7 @@ export class Session implements AsyncDisposable {
     const guard = resolveGuard(options.guard ?? true);
     const { measureMass, reviseEstimate } = options;
     const start = performance.now();
-    this.#makeRoom(tokens.length);
+    await this.#makeRoom(tokens.length, options.signal);
     const report = new Reporter("prefill", tokens.length, options.onProgress);
     const bytes = statsBytes(config.heads);
     using stats = device.tensor([config.layers * bytes], { dtype: "u8" });
@@ -256,7 +256,7 @@ export class Session implements AsyncDisposable {
   }
 
   /** Room for the tokens held, `rows` of them to be run; refused before anything is taken if it is not there. */
-  #makeRoom(rows: number): void {
+  async #makeRoom(rows: number, signal?: AbortSignal): Promise<void> {
     const { decoder, memory } = this.#parts;
     if (this.length > this.#cache.capacity) {
       const inputs = memory();
@@ -265,7 +265,7 @@ export class Session implements AsyncDisposable {
       const hostFree = inputs.hostFree + host;
       refuseTooLarge({ ...inputs, free, hostFree }, this.length, rows);
     }
-    this.#cache.reserve(this.length, this.#computed);
+    await this.#cache.reserve(this.length, this.#computed, signal);
   }
 
   /** Logits after the last token held, f32 [vocabulary]. */
@@ -287,7 +287,7 @@ export class Session implements AsyncDisposable {
     if (this.#computed === this.length) return;
     const { decoder } = this.#parts;
     const tokens = new Uint32Array(this.#tokens.slice(this.#computed));
-    this.#cache.reserve(this.length, this.#computed);
+    await this.#cache.reserve(this.length, this.#computed);
     await decoder.forward(tokens, this.#cache, this.#computed, this.#logits, { signal });
     this.#computed = this.length;
   }
@@ -415,7 +415,7 @@ export class Session implements AsyncDisposable {
     this.#check();
     return this.#parts.decoder.device.exclusive(async () => {
       this.#check();
-      const fork = new Session({ ...this.#parts, cache: this.#cache.clone(this.#computed) });
+      const fork = new Session({ ...this.#parts, cache: await this.#cache.clone(this.#computed) });
       const { device } = this.#parts.decoder;
       device.copy(fork.#logits, 0, this.#logits, 0, this.#logits.byteLength);
       fork.#tokens = this.#tokens.slice();

@@ -65,6 +65,7 @@ export const symbols = {
       "buffer", // mi_error*
     ],
     result: "i32",
+    nonblocking: true,
   },
   mi_free: {
     parameters: [

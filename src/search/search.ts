@@ -105,7 +105,7 @@ async function measureSample(
   await device.exclusive(async () => {
     using cache = createCache();
     using logits = device.tensor([config.vocabSize]);
-    cache.reserve(tokens.length, 0);
+    await cache.reserve(tokens.length, 0);
     let meter: LayerMeter | undefined;
     try {
       await decoder.forward(tokens, cache, 0, logits, {

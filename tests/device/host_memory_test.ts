@@ -23,10 +23,9 @@ Deno.test("copies and operations give what they give one after the other, in any
   const step = fc.record({ to: fc.nat(5), from: fc.nat(5), half: fc.boolean() });
   await fc.assert(
     fc.asyncProperty(fc.array(step, { maxLength: 30 }), async (steps) => {
-      const tensors = Array.from(
-        { length: 6 },
-        (_, i) => device.tensor([LENGTH], { host: i >= 3 }),
-      );
+      const tensors = await Promise.all(Array.from({ length: 6 }, (_, i) => {
+        return i < 3 ? device.tensor([LENGTH]) : device.hostTensor([LENGTH]);
+      }));
       using input = device.tensor([LENGTH]);
       const expected: Float32Array<ArrayBuffer>[] = [];
       for (const [i, tensor] of tensors.entries()) {
@@ -60,7 +59,7 @@ Deno.test("copies and operations give what they give one after the other, in any
 Deno.test("memory freed right behind a copy lives until the copy has run", async () => {
   using kept = device.tensor([LENGTH]);
   for (let round = 0; round < 5; round++) {
-    const host = device.tensor([LENGTH], { host: true });
+    const host = await device.hostTensor([LENGTH]);
     {
       using source = device.tensor([LENGTH], { data: numbers(round) });
       device.copy(host, 0, source, 0, BYTES);
@@ -77,7 +76,7 @@ Deno.test("memory freed right behind a copy lives until the copy has run", async
 });
 
 Deno.test("a batch waits for copies, and a copy for the batch before it", async () => {
-  using host = device.tensor([LENGTH], { host: true });
+  using host = await device.hostTensor([LENGTH]);
   using a = device.tensor([LENGTH]);
   using b = device.tensor([LENGTH]);
   for (let round = 0; round < 5; round++) {
@@ -95,24 +94,24 @@ Deno.test("a batch waits for copies, and a copy for the batch before it", async 
 Deno.test("host memory is counted apart, and limited with the rest", async () => {
   await using small: Device = await openDevice({ kind: device.kind, memoryLimit: 1 << 20 });
   assert.ok(small.info().hostFreeMemory > 1e8);
-  using host = small.tensor([1 << 17], { host: true });
+  using host = await small.hostTensor([1 << 17]);
   using _rest = small.tensor([1 << 10]);
   const { allocated, hostAllocated, peak } = small.info();
   assert.deepEqual([allocated, hostAllocated, peak], [1 << 12, host.byteLength, 1 << 12]);
-  for (const place of [true, false]) {
-    const error = await failure(() => small.tensor([1 << 17], { host: place }));
+  for (const more of [() => small.tensor([1 << 17]), () => small.hostTensor([1 << 17])]) {
+    const error = await failure(async () => await more());
     assert.equal(error.code, "OUT_OF_MEMORY");
     assert.equal(error.details.available, (1 << 20) - host.byteLength - (1 << 12));
   }
   host.dispose();
   assert.equal(small.info().hostAllocated, 0);
-  const much = await failure(() => device.tensor([2 ** 45], { dtype: "u8", host: true }));
+  const much = await failure(() => device.hostTensor([2 ** 45], { dtype: "u8" }));
   assert.equal(much.code, "OUT_OF_MEMORY");
   assert.ok(Number(much.details.available) < 2 ** 45);
 });
 
 Deno.test("operations, reads, writes and loads of host memory are refused", async () => {
-  using host = device.tensor([LENGTH], { host: true });
+  using host = await device.hostTensor([LENGTH]);
   using other = device.tensor([LENGTH]);
   const attempts = [
     () => move(host, other),

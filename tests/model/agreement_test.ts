@@ -36,7 +36,7 @@ async function predictions(
   const { vocabSize } = model.config;
   using cache = createCache();
   using logits = device.tensor([ids.length, vocabSize]);
-  cache.reserve(ids.length, 0);
+  await cache.reserve(ids.length, 0);
   await decoder.forward(ids, cache, 0, logits, { logits: "all" });
   const values = await logits.read();
   return Array.from(

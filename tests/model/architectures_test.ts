@@ -23,7 +23,7 @@ for (const name of names) {
     using decoder = new Decoder(device, config, parameters, "f32");
     using cache = new KvCache(device, { ...config, dtype: cpu ? "f32" : "bf16" });
     using logits = device.tensor([ids.length, config.vocabSize]);
-    cache.reserve(ids.length, 0);
+    await cache.reserve(ids.length, 0);
     await decoder.forward(new Uint32Array(ids), cache, 0, logits, { logits: "all" });
     const actual = await logits.read();
     let worst = 0;

@@ -25,7 +25,7 @@ function emptyCache(dtype: KvDType = "fp8"): KvCache {
 /** Reads TOKENS [from, to), the cache holding those before; logits of the last. */
 async function read(cache: KvCache, from: number, to: number): Promise<Float32Array> {
   using logits = device.tensor([config.vocabSize]);
-  cache.reserve(to, from);
+  await cache.reserve(to, from);
   await decoder.forward(TOKENS.subarray(from, to), cache, from, logits);
   return await logits.read();
 }
@@ -84,7 +84,7 @@ Deno.test("a copy goes on as the original does, and neither touches the other", 
   for (const kept of [200, 128, 70]) {
     using cache = emptyCache();
     await readAll(cache, 200);
-    using copy = cache.clone(kept);
+    using copy = await cache.clone(kept);
     const ofCopy = await read(copy, kept, 230);
     await read(copy, 0, 100);
     assert.deepEqual(await read(cache, kept, 230), ofCopy);
@@ -99,12 +99,12 @@ Deno.test("growth keeps what is held and takes one layer beside it", async () =>
     const shape = kvShape(config, dtype, USUAL);
     using cache = new KvCache(small, shape);
     using logits = small.tensor([config.vocabSize]);
-    cache.reserve(100, 0);
+    await cache.reserve(100, 0);
     await other.forward(TOKENS.subarray(0, 100), cache, 0, logits);
-    using unmoved = cache.clone(100);
+    using unmoved = await cache.clone(100);
     const held = small.info().allocated;
     const before = cache.bytes.device;
-    cache.reserve(5000, 100);
+    await cache.reserve(5000, 100);
     const grown = kvBytes(shape, kvCapacity(5000)) + idBytes(kvCapacity(5000));
     assert.equal(cache.bytes.device, grown);
     assert.equal(small.info().allocated - held, grown - before);
@@ -113,7 +113,7 @@ Deno.test("growth keeps what is held and takes one layer beside it", async () =>
       await other.forward(TOKENS.subarray(100, 101), of, 100, logits);
       return await logits.read();
     };
-    unmoved.reserve(101, 100);
+    await unmoved.reserve(101, 100);
     assert.deepEqual(await next(cache), await next(unmoved));
   }
 });
@@ -128,15 +128,15 @@ Deno.test("growth that fails half-way loses nothing and can be tried again", asy
     memoryLimit: few + many * 0.75,
   });
   using cache = new KvCache(small, shape);
-  cache.reserve(100, 0);
+  await cache.reserve(100, 0);
   const { capacity } = cache;
   const error = await failure(() => cache.reserve(4000, 100));
   assert.equal(error.code, "OUT_OF_MEMORY");
   assert.equal(cache.capacity, capacity);
-  using copy = cache.clone(100); // every layer is still there
+  using copy = await cache.clone(100); // every layer is still there
   assert.equal(copy.capacity, kvCapacity(100));
   copy[Symbol.dispose]();
-  cache.reserve(1000, 100);
+  await cache.reserve(1000, 100);
   assert.ok(cache.capacity >= 1000);
   const empty = await failure(() => new KvCache(small, shape).reserve(100_000, 0));
   assert.equal(empty.code, "OUT_OF_MEMORY");

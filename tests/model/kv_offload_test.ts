@@ -157,7 +157,12 @@ Deno.test("the device holds two layers, the host all, and neither anything after
     assert.deepEqual([allocated, hostAllocated], [before.allocated, before.hostAllocated]);
   }
   using cache = new KvCache(device, kvShape(config, "fp8", USUAL, true));
-  cache.reserve(1000, 0);
+  const controller = new AbortController();
+  const reserving = cache.reserve(1000, 0, controller.signal);
+  controller.abort(); // while the first layer's memory is taken
+  await assert.rejects(reserving, { name: "AbortError" });
+  assert.deepEqual(cache.bytes, { device: 0, host: 0 });
+  await cache.reserve(1000, 0);
   const layer = kvBytes(kvShape({ ...config, layers: 1 }, "fp8", USUAL), kvCapacity(1000));
   const { device: inside, host } = cache.bytes;
   assert.deepEqual([inside - cache.ids.byteLength, host], [2 * layer, LAYERS * layer]);

@@ -32,7 +32,7 @@ async function measureAll(candidates: readonly HeadPattern[]): Promise<Measureme
     using owned = new DisposableStack();
     const cache = owned.use(createCache());
     const logits = owned.use(device.tensor([model.config.vocabSize]));
-    cache.reserve(tokens.length, 0);
+    await cache.reserve(tokens.length, 0);
     let meter: LayerMeter | undefined;
     await decoder.forward(tokens, cache, 0, logits, {
       inspect: async (operands): Promise<void> => {

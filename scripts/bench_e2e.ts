@@ -10,7 +10,7 @@ import { measureLoad } from "./bench/e2e_load.ts";
 import { randomParameters, SHAPES } from "./bench/e2e_model.ts";
 import { decodeSplit, e2eMarkdown, loadText } from "./bench/e2e_report.ts";
 import type { E2eResults } from "./bench/e2e_results.ts";
-import { copyRate, E2eModel } from "./bench/e2e_sections.ts";
+import { copyRate, E2eModel, hostRate } from "./bench/e2e_sections.ts";
 import { BUDGETS } from "./bench/gpu_inputs.ts";
 import { describeMachine } from "./bench/machine.ts";
 
@@ -132,7 +132,10 @@ async function measureOurs(run: Run, only: ReadonlySet<string>): Promise<void> {
     model.trim();
     await run.step("copy", async () => {
       results.copyBytesPerSecond = await copyRate(device);
-      return `${(results.copyBytesPerSecond / 1e12).toFixed(2)} TB/s`;
+      const onDevice = `${(results.copyBytesPerSecond / 1e12).toFixed(2)} TB/s`;
+      if (results.kvPlace !== "host") return onDevice;
+      results.hostBytesPerSecond = await hostRate(device);
+      return `${onDevice}, from the host ${(results.hostBytesPerSecond / 1e9).toFixed(1)} GB/s`;
     });
     const held = Number(flags["decode-at"]);
     const decode = async (kv: "stored" | "fp8", field: "decode" | "decodeFp8"): Promise<string> => {

@@ -106,7 +106,7 @@ export function decodeSplit({ timings, steps }: DecodeRow): string {
 function decodeText(
   name: string,
   decode: DecodeRow | undefined,
-  { copyBytesPerSecond }: E2eResults,
+  { copyBytesPerSecond, hostBytesPerSecond }: E2eResults,
 ): string {
   if (!decode) return "";
   const bound = copyBytesPerSecond === undefined
@@ -120,7 +120,17 @@ function decodeText(
     }). Reading ` +
     `weights, keys and values (${gib(decode.bytes)}) at the rate of a copy on the device ` +
     `(${digits((copyBytesPerSecond ?? NaN) / 1e12)} TB/s) would take ${digits(bound)} ms: ` +
-    `${share(bound ?? NaN, decode.ms)} of that speed.\n`;
+    `${share(bound ?? NaN, decode.ms)} of that speed.\n${hostText(decode, hostBytesPerSecond)}`;
+}
+
+/** The same bound for what comes from host memory. */
+function hostText({ hostBytes, ms }: DecodeRow, bytesPerSecond = NaN): string {
+  if (hostBytes === undefined) return "";
+  const bound = hostBytes / bytesPerSecond * 1000;
+  return `${gib(hostBytes)} of that come from host memory: at ${
+    digits(bytesPerSecond / 1e9)
+  } GB/s ` +
+    `in ${digits(bound)} ms, ${share(bound, ms)} of that speed.\n`;
 }
 
 /** How fast weights load, and how fast their file is read. */

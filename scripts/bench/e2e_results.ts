@@ -71,6 +71,8 @@ export interface DecodeRow {
   readonly timings: Readonly<Record<string, number>>;
   /** Weights and keys and values read for a token. */
   readonly bytes: number;
+  /** Those of them that come from host memory. */
+  readonly hostBytes?: number;
 }
 
 /** Weights read from a file that the page cache holds. */
@@ -123,6 +125,8 @@ export interface E2eResults {
   denseAttention: DenseAttentionRow[];
   /** Bytes read and written in a second by a copy on the device. */
   copyBytesPerSecond?: number;
+  /** Bytes that come from host memory in a second. */
+  hostBytesPerSecond?: number;
   /** Generation. */
   decode?: DecodeRow;
   /** The same with an fp8 cache. */

@@ -251,6 +251,7 @@ export class E2eModel implements Disposable {
       deviceMs: Object.values(all).reduce((sum, ms) => sum + ms, 0) / steps,
       timings: all,
       bytes: this.parameters.byteLength - embedding + kvBytes(shape, held),
+      hostBytes: shape.offloaded ? kvBytes(shape, held) : undefined,
     };
   }
 
@@ -266,20 +267,34 @@ export class E2eModel implements Disposable {
   }
 }
 
-/** Bytes read and written in a second by copies on the device, the best of several. */
-export async function copyRate(device: Device): Promise<number> {
-  const bytes = device.kind === "cuda" ? 2 ** 31 : 2 ** 26;
-  using from = device.tensor([bytes], { dtype: "u8" });
-  using to = device.tensor([bytes], { dtype: "u8" });
+/** Bytes copied in a second from one tensor to another, the best of several readings. */
+async function rate(to: Tensor, from: Tensor): Promise<number> {
+  const { device, byteLength } = from;
   const copies = 10;
   const once = async (): Promise<number> => {
     const start = performance.now();
-    for (let i = 0; i < copies; i++) device.copy(to, 0, from, 0, bytes);
+    for (let i = 0; i < copies; i++) device.copy(to, 0, from, 0, byteLength);
     await device.sync();
-    return 2 * bytes * copies / (performance.now() - start) * 1000;
+    return byteLength * copies / (performance.now() - start) * 1000;
   };
   await once();
   let best = 0;
   for (let i = 0; i < 5; i++) best = Math.max(best, await once());
   return best;
+}
+
+/** Bytes read and written in a second by copies on the device. */
+export async function copyRate(device: Device): Promise<number> {
+  const bytes = device.kind === "cuda" ? 2 ** 31 : 2 ** 26;
+  using from = device.tensor([bytes], { dtype: "u8" });
+  using to = device.tensor([bytes], { dtype: "u8" });
+  return 2 * await rate(to, from);
+}
+
+/** Bytes that copies bring from host memory in a second. */
+export async function hostRate(device: Device): Promise<number> {
+  const bytes = 2 ** 28;
+  using from = await device.hostTensor([bytes], { dtype: "u8" });
+  using to = device.tensor([bytes], { dtype: "u8" });
+  return await rate(to, from);
 }

@@ -1,11 +1,10 @@
 #include "cuda_device.h"
 
-#include <cuda.h>
-
 #include <cstdio>
 #include <cstring>
 #include <new>
 
+#include "cuda_errors.h"
 #include "host_memory.h"
 #include "status.h"
 
@@ -13,57 +12,6 @@ namespace mi {
 namespace cuda {
 
 namespace {
-
-// Calls come from any thread, and the current device is a property of the thread.
-class CurrentDevice {
- public:
-  explicit CurrentDevice(int index) {
-    cudaGetDevice(&previous_);
-    if (previous_ != index) cudaSetDevice(index);
-    index_ = index;
-  }
-  ~CurrentDevice() {
-    if (previous_ != index_) cudaSetDevice(previous_);
-  }
-
- private:
-  int previous_ = 0, index_;
-};
-
-// The driver call that lets the GPU report progress, found at run time: the library does not link libcuda.
-using WriteValue = decltype(&cuStreamWriteValue64);
-WriteValue write_value() {
-  static const WriteValue function = [] {
-    void* f = nullptr;
-    cudaDriverEntryPointQueryResult found;
-    const cudaError_t code =
-        cudaGetDriverEntryPointByVersion("cuStreamWriteValue64", &f, 12000, cudaEnableDefault, &found);
-    return code == cudaSuccess && found == cudaDriverEntryPointSuccess ? reinterpret_cast<WriteValue>(f)
-                                                                       : nullptr;
-  }();
-  return function;
-}
-
-// Errors after which the context answers nothing but the same error.
-bool is_sticky(cudaError_t code) {
-  switch (code) {
-    case cudaErrorIllegalAddress: case cudaErrorLaunchTimeout: case cudaErrorHardwareStackError:
-    case cudaErrorIllegalInstruction: case cudaErrorMisalignedAddress: case cudaErrorInvalidAddressSpace:
-    case cudaErrorInvalidPc:
-    case cudaErrorLaunchFailure:
-    case cudaErrorAssert:
-    case cudaErrorECCUncorrectable:
-    case cudaErrorNvlinkUncorrectable: case cudaErrorExternalDevice: case cudaErrorUnknown:
-    case cudaErrorContained: case cudaErrorTensorMemoryLeak: return true;
-    default: return false;
-  }
-}
-
-mi_status cuda_failure(cudaError_t code, const char* what, mi_error* error) {
-  fail(error, MI_CUDA, "%s: %s (%s)", what, cudaGetErrorString(code), cudaGetErrorName(code));
-  if (error) error->native = code;
-  return MI_CUDA;
-}
 
 void add_memory(const Operation& operation, std::vector<const void*>* memory) {
   for (const std::shared_ptr<Buffer>& buffer : operation.buffers) memory->push_back(buffer->data);
@@ -113,7 +61,7 @@ mi_status CudaDevice::open(mi_error* error) {
   if (code != cudaSuccess) return cuda_failure(code, "opening the device", error);
   finished_ = static_cast<volatile uint64_t*>(finished);
   *finished_ = 0;
-  if (!write_value())
+  if (!can_report_progress())
     return fail(error, MI_UNSUPPORTED_DEVICE, "the driver offers no stream memory operations");
   launch_.stream = stream_;
   launch_.cancel = cancel_flag_;
@@ -142,21 +90,9 @@ CudaDevice::~CudaDevice() {
   if (pool_) cudaMemPoolDestroy(pool_);
 }
 
-mi_status CudaDevice::report_lost(mi_error* error) const {
-  fail(error, MI_DEVICE_LOST, "the device is lost since an earlier failure: %.170s", failure_.text);
-  if (error) error->native = failure_.native;
-  return MI_DEVICE_LOST;
-}
-
-// `first` to `last`: the tasks that may have failed. Call with the mutex held.
-void CudaDevice::keep_failure(const mi_error& failure, uint64_t first, uint64_t last) {
-  if (failure_.code != 0) return;  // the first one counts
-  failure_ = failure;
-  lost_ = is_sticky(cudaError_t(failure.native));
-  if (!lost_ || first > last || last - first >= 2 * kWindow) return;
-  const char* name = operations_.name(recent_ops_[first % (2 * kWindow)]);
-  fail(&failure_, MI_DEVICE_LOST, "%s failed: %.180s", name, failure.text);
-  failure_.native = failure.native;
+mi_status CudaDevice::check(cudaError_t code, const char* what, mi_error* error) {
+  if (code == cudaSuccess) return MI_OK;
+  return cuda_failure(code, what, error);
 }
 
 mi_status CudaDevice::info(mi_device_info* info, mi_error* error) {
@@ -384,138 +320,6 @@ mi_status CudaDevice::run_timed(const Batch& batch, mi_error* error) {
     i += count;
   }
   return MI_OK;
-}
-
-mi_status CudaDevice::push(Task task, mi_error* error) {
-  {
-    std::lock_guard<std::mutex> lock(mutex_);
-    if (lost_) return report_lost(error);
-    queue_.push_back(std::move(task));
-    submitted_++;
-  }
-  wake_.notify_one();
-  return MI_OK;
-}
-
-// Queues `body` and waits for it: it returns when its bytes have left `memory` or arrived there.
-mi_status CudaDevice::transfer(const void* memory, const Body& body, mi_error* error) {
-  mi_status status = MI_OK;
-  bool finished = false;
-  const auto run = [&](mi_error*) {
-    const mi_status result = body(error);
-    std::lock_guard<std::mutex> lock(mutex_);
-    status = result;
-    finished = true;
-    return result;
-  };
-  const mi_status queued = push({run, 0, true, {memory}}, error);
-  if (queued != MI_OK) return queued;
-  std::unique_lock<std::mutex> lock(mutex_);
-  idle_.wait(lock, [&] { return finished; });
-  return lost_ ? report_lost(error) : status;
-}
-
-void CudaDevice::execute() {
-  cudaSetDevice(options_.index);
-  std::unique_lock<std::mutex> lock(mutex_);
-  for (;;) {
-    wake_.wait(lock, [&] { return stop_ || !queue_.empty(); });
-    if (queue_.empty()) return;
-    Task task = std::move(queue_.front());
-    queue_.pop_front();
-    const uint64_t sequence = launched_ + 1;
-    const bool cancelled = sequence <= cancel_until_;
-    const bool skip = lost_ || (cancelled && !task.transfer);
-    recent_ops_[sequence % (2 * kWindow)] = uint8_t(task.op);
-    if (!cancelled && flag_raised_) {
-      // The flag belongs to the cancelled tasks; all of them are in the stream before this one.
-      cudaStreamSynchronize(side_stream_);
-      cudaMemsetAsync(cancel_flag_, 0, sizeof *cancel_flag_, stream_);
-      flag_raised_ = false;
-    }
-    lock.unlock();
-    mi_error failure{};
-    const mi_status status = launch(task, sequence, skip, &failure);
-    task.body = nullptr;  // frees the buffers it holds, in stream order
-    lock.lock();
-    // A transfer's caller gets its failure itself, unless the whole device is gone.
-    if (status != MI_OK && (!task.transfer || is_sticky(cudaError_t(failure.native))))
-      keep_failure(failure, *finished_ + 1, sequence);
-    launched_ = sequence;
-    idle_.notify_all();
-  }
-}
-
-// On the executor thread.
-mi_status CudaDevice::launch(Task& task, uint64_t sequence, bool skip, mi_error* error) {
-  const bool at_marker = sequence % (kWindow / 2) == 0;
-  cudaEvent_t marker = markers_[sequence / (kWindow / 2) % 2];
-  mi_status status = MI_OK;
-  if (at_marker) status = check(cudaEventSynchronize(marker), "an operation", error);
-  if (!skip && status == MI_OK) status = check(transfers_.settle(task.memory, stream_), "a copy", error);
-  if (!skip && status == MI_OK) {
-    const bool timed = profile_ && task.op != 0 && task.op != kBatchOp;  // a batch times its own
-    if (timed) timer_.start(task.op, stream_);
-    status = task.body(error);
-    if (timed) timer_.stop(stream_);
-  } else if (task.transfer) {
-    task.body(error);  // on a lost device: fails at once and wakes its caller
-  }
-  write_value()(stream_, reinterpret_cast<CUdeviceptr>(finished_), sequence, CU_STREAM_WRITE_VALUE_DEFAULT);
-  if (at_marker) cudaEventRecord(marker, stream_);
-  return status;
-}
-
-// Waits until all that was submitted so far is in the stream or dropped.
-mi_status CudaDevice::wait_launched(mi_error* error) {
-  std::unique_lock<std::mutex> lock(mutex_);
-  const uint64_t target = submitted_;
-  idle_.wait(lock, [&] { return launched_ >= target; });
-  return lost_ ? report_lost(error) : MI_OK;
-}
-
-mi_status CudaDevice::check(cudaError_t code, const char* what, mi_error* error) {
-  if (code == cudaSuccess) return MI_OK;
-  return cuda_failure(code, what, error);
-}
-
-mi_status CudaDevice::sync(mi_error* error) {
-  CurrentDevice current(options_.index);
-  mi_status status = wait_launched(error);
-  if (status != MI_OK) return status;
-  mi_error failure{};
-  status = check(cudaStreamSynchronize(stream_), "an operation", &failure);
-  if (status == MI_OK) status = check(transfers_.finish(), "a copy", &failure);
-  std::lock_guard<std::mutex> lock(mutex_);
-  if (status != MI_OK) keep_failure(failure, *finished_ + 1, launched_);
-  if (lost_) return report_lost(error);
-  if (failure_.code != 0) {
-    if (error) *error = failure_;
-    status = mi_status(failure_.code);
-    failure_ = {};
-    return status;
-  }
-  if (!dropped_) return MI_OK;
-  dropped_ = false;
-  return fail(error, MI_CANCELLED, "cancelled: queued work was dropped");
-}
-
-void CudaDevice::cancel() {
-  std::lock_guard<std::mutex> lock(mutex_);
-  if (lost_ || submitted_ == *finished_) return;
-  CurrentDevice current(options_.index);
-  cancel_until_ = submitted_;
-  dropped_ = true;
-  flag_raised_ = true;
-  cudaMemsetAsync(cancel_flag_, 1, sizeof *cancel_flag_, side_stream_);
-}
-
-void CudaDevice::progress(uint64_t out[4]) {
-  std::lock_guard<std::mutex> lock(mutex_);
-  out[0] = submitted_;
-  out[1] = *finished_;
-  out[2] = 0;
-  out[3] = submitted_ > *finished_ ? 1 : 0;
 }
 
 void CudaDevice::timings(uint64_t out[MI_OP_COUNT]) {

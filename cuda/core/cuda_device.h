@@ -54,19 +54,22 @@ class CudaDevice final : public Device {
     std::vector<const void*> memory;  // that it touches on the device; copies beside the queue do not count
   };
 
-  mi_status push(Task task, mi_error* error);
   struct QueuedRead;
   mi_status finish_read(QueuedRead& read, void* dst, mi_error* error);
   mi_status run_timed(const Batch& batch, mi_error* error);
-  mi_status transfer(const void* memory, const Body& body, mi_error* error);
   mi_status allocate_host(uint64_t bytes, void** data, mi_error* error);
   mi_status copy_host(const Spot& dst, const Spot& src, uint64_t bytes, mi_error* error);
+  mi_status check(cudaError_t code, const char* what, mi_error* error);
+
+  // ---- the queue: cuda_queue.cu ----
+  static bool can_report_progress();
+  mi_status push(Task task, mi_error* error);
+  mi_status transfer(const void* memory, const Body& body, mi_error* error);
   void execute();
   mi_status launch(Task& task, uint64_t sequence, bool skip, mi_error* error);
-  mi_status check(cudaError_t code, const char* what, mi_error* error);
+  mi_status wait_launched(mi_error* error);
   mi_status report_lost(mi_error* error) const;
   void keep_failure(const mi_error& failure, uint64_t first, uint64_t last);
-  mi_status wait_launched(mi_error* error);
 
   const mi_device_options options_;
   Launch launch_{};

@@ -1,5 +1,6 @@
 // The Hopper kernel's tiles, shared memory and tuning table.
 #pragma once
+#include "../core/ring.cuh"
 #include "../core/tma.cuh"
 #include "../core/tma.h"
 #include "../core/wgmma.cuh"
@@ -47,19 +48,6 @@ struct Batch {
   } tiles[kMostTiles];
 };
 static_assert(sizeof(Tile) == 2 * sizeof(Unit<2>), "take each other's place");
-
-// A stage of a ring and the parity of its current phase.
-template <int kStages>
-struct RingPosition {
-  uint32_t stage = 0, parity = 0;
-
-  __device__ __forceinline__ void advance() {
-    if (++stage == kStages) {
-      stage = 0;
-      parity ^= 1;
-    }
-  }
-};
 
 using Box = char[kBoxBytes];
 

@@ -90,8 +90,9 @@ inline void spread_over_warps(const Launch& launch, Probe& p) {
   p = best;
 }
 
+// All but how the work is spread.
 template <class Args>  // EstimateArgs or IndexArgs
-Probe make_probe(const Launch& launch, const Args& a) {
+Probe probe_of(const Args& a) {
   Probe p{};
   p.q = device_view(a.q, a.q_heads, a.q_len, a.head_dim);
   p.k = device_view(a.k, a.kv_heads, a.kv_len, a.head_dim);
@@ -105,12 +106,23 @@ Probe make_probe(const Launch& launch, const Args& a) {
   p.scale_log2 = a.scale * 1.44269504088896341f;
   if (p.scale_log2 == 0) p.scale_log2 = 1e-30f;  // -inf times 0 would be NaN
   p.hidden = p.scale_log2 > 0 ? -INFINITY : INFINITY;
+  return p;
+}
+
+// How the keys share the GPU, once it is known how many slices a block has: one block for each SM.
+inline void split_keys(const Launch& launch, Probe& p) {
+  const int64_t most_splits = ceil_div(p.kv_len, p.slices * kSliceStep);
+  p.splits = int(max64(1, min64(most_splits, launch.sm_count / (int64_t(p.kv_heads) * p.chunks))));
+  p.slice_keys = round_up(ceil_div(p.kv_len, int64_t(p.parts())), kSliceStep);
+  p.splits = int(ceil_div(p.kv_len, p.slice_keys * p.slices));
+}
+
+template <class Args>
+Probe make_probe(const Launch& launch, const Args& a) {
+  Probe p = probe_of(a);
   p.pitch = probe_pitch(a.head_dim);
   spread_over_warps(launch, p);
-  const int64_t most_splits = ceil_div(a.kv_len, p.slices * kSliceStep);
-  p.splits = int(max64(1, min64(most_splits, launch.sm_count / (int64_t(a.kv_heads) * p.chunks))));
-  p.slice_keys = round_up(ceil_div(a.kv_len, int64_t(p.parts())), kSliceStep);
-  p.splits = int(ceil_div(a.kv_len, p.slice_keys * p.slices));
+  split_keys(launch, p);
   return p;
 }
 
@@ -249,15 +261,18 @@ class ProbeOperands {
   int64_t block_first_;
 };
 
-// Hides what a probe does not see: keys after its own position.
-__device__ __forceinline__ void mask_causal(const Probe& p, int64_t first_key, Scores& c) {
+// Hides what a probe does not see: keys after its own position. c: of one step.
+template <int kHeads>
+__device__ __forceinline__ void mask_causal(const Probe& p, int64_t first_key, Scores (&c)[kHeads]) {
   if (first_key + kStepKeys - 1 <= p.first) return;
   const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
 #pragma unroll
-  for (int j = 0; j < 8; j++)
+  for (int h = 0; h < kHeads; h++)
 #pragma unroll
-    for (int i = 0; i < 4; i++)
-      if (first_key + g + 8 * (i / 2) > p.first + 8 * j + 2 * t + i % 2) c[j][i] = p.hidden;
+    for (int j = 0; j < 8; j++)
+#pragma unroll
+      for (int i = 0; i < 4; i++)
+        if (first_key + g + 8 * (i / 2) > p.first + 8 * j + 2 * t + i % 2) c[h][j][i] = p.hidden;
 }
 
 // Walks this warp's slice in order: body(first_key, c) for each step; the last may lie past the keys.
@@ -290,7 +305,7 @@ __device__ __forceinline__ void for_each_step(const Probe& p, const ProbeWarp& w
     const int64_t key = w.first_key + int64_t(index) * kTileKeys;
     if (w.active && key < p.kv_len)
       operands.for_each_step(stage, w, key, [&](int64_t first_key, Scores& c) {
-        mask_causal(p, first_key, c);
+        mask_causal(p, first_key, reinterpret_cast<Scores(&)[1]>(c));
         body(first_key, c);
       });
     stage = stage + 1 == p.stages ? 0 : stage + 1;
@@ -340,18 +355,17 @@ struct LsePartials {
   __device__ float2* of(const Probe& p, int head, int part) const {
     return data + (int64_t(head) * p.parts() + part) * kProbes;
   }
-  // Base-2 log-sum-exps of probes `lane` and `lane` + 32; the parts are added in order.
-  __device__ float2 combine(const Probe& p, int head, int lane) const {
-    float most[2] = {kNoScore, kNoScore}, sum[2] = {};
-    for (int part = 0; part < p.parts(); part++)
-#pragma unroll
-      for (int h = 0; h < 2; h++) {
-        const float2 x = of(p, head, part)[32 * h + lane];
-        const float raised = fmaxf(most[h], x.x);
-        sum[h] = sum[h] * exp2f(most[h] - raised) + x.y * exp2f(x.x - raised);
-        most[h] = raised;
-      }
-    return make_float2(most[0] + log2f(sum[0]), most[1] + log2f(sum[1]));
+  // Base-2 log-sum-exp of a probe; the parts are added in order.
+  __device__ float combine(const Probe& p, int head, int probe) const {
+    float most = kNoScore, sum = 0;
+#pragma unroll 8
+    for (int part = 0; part < p.parts(); part++) {
+      const float2 x = of(p, head, part)[probe];
+      const float raised = fmaxf(most, x.x);
+      sum = sum * exp2f(most - raised) + x.y * exp2f(x.x - raised);
+      most = raised;
+    }
+    return most + log2f(sum);
   }
 };
 

@@ -79,9 +79,9 @@ __global__ void __launch_bounds__(kProbeThreads, 1)
     if (any) atomicOr(&wanted[index / 32], 1u << index % 32);
   }
   if (w.active) {
-    const float2 both = a.lse ? make_float2(0, 0) : a.partials.combine(p, w.head, lane);
-    lse_of[warp][lane] = probe_lse(a, w.head, lane, both.x);
-    lse_of[warp][lane + 32] = probe_lse(a, w.head, lane + 32, both.y);
+#pragma unroll
+    for (int i = lane; i < kProbes; i += 32)
+      lse_of[warp][i] = probe_lse(a, w.head, i, a.lse ? 0 : a.partials.combine(p, w.head, i));
   }
   __syncthreads();
   float mass[8][2] = {};

@@ -2,6 +2,7 @@
 import fc from "fast-check";
 import type { HeadPattern } from "../../src/attention/patterns.ts";
 import type { SequenceShape } from "../../src/attention/sequence.ts";
+import type { FloatDType } from "../../src/device/dtype.ts";
 import type { Tensor } from "../../src/device/tensor.ts";
 import { attentionDtypes, device, gaussians } from "../support.ts";
 
@@ -42,6 +43,22 @@ export const longShapes: fc.Arbitrary<SequenceShape> = fc.record({
   scale: 0.25,
 }));
 
+/** More keys than one thread block of the probe takes, in any number of heads: estimates alone. */
+export const splitShapes: fc.Arbitrary<SequenceShape> = fc.record({
+  kvHeads: fc.integer({ min: 1, max: 2 }),
+  group: fc.integer({ min: 1, max: 9 }),
+  headDim: fc.constantFrom(16, 72),
+  kvLen: fc.oneof(fc.integer({ min: 513, max: 1400 }), fc.constantFrom(1024, 1025)),
+  queries: fc.double({ min: 0, max: 1, noNaN: true }),
+}).map(({ kvHeads, group, headDim, kvLen, queries }) => ({
+  qHeads: kvHeads * group,
+  kvHeads,
+  headDim,
+  kvLen,
+  qLen: Math.max(1, Math.round(queries * 200)),
+  scale: 1 / Math.sqrt(headDim),
+}));
+
 /** Queries [1, Hq, Nq, D] and keys [1, Hkv, Nk, D], and their values as stored. */
 export interface Case extends Disposable {
   readonly q: Tensor;
@@ -50,10 +67,15 @@ export interface Case extends Disposable {
 }
 
 /** Random queries and keys; the larger `spread`, the fewer keys a query looks at. */
-export async function makeCase(shape: SequenceShape, seed: number, spread = 1.7): Promise<Case> {
+export async function makeCase(
+  shape: SequenceShape,
+  seed: number,
+  spread = 1.7,
+  dtype: FloatDType = attentionDtypes[0],
+): Promise<Case> {
   const make = (heads: number, rows: number, n: number): Tensor =>
     device.tensor([1, heads, rows, shape.headDim], {
-      dtype: attentionDtypes[0],
+      dtype,
       data: gaussians(heads * rows * shape.headDim, seed + n, spread),
     });
   const q = make(shape.qHeads, shape.qLen, 1);

@@ -32,6 +32,8 @@ const suites: Record<string, () => Promise<void>> = {
   "attention, the portable kernel": () => runSuite([ATTENTION], { MINFERENCE_SM80: "1" }),
   "index and guard": () =>
     runSuite(["tests/attention/index_test.ts", "tests/attention/guard_test.ts"], {}),
+  "estimate, the portable kernels": () =>
+    runSuite(["tests/attention/index_test.ts", "--filter", "estimate"], { MINFERENCE_SM80: "1" }),
   "KV caches": () =>
     runSuite([
       "tests/model/kv_quantise_test.ts",

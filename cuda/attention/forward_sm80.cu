@@ -144,7 +144,8 @@ class RowBlock {
 };
 
 template <class T, int kDim>
-__global__ void __launch_bounds__(kThreads, kDim == 256 ? 2 : 3) forward_kernel(const __grid_constant__ PortableParams params) {
+__global__ void __launch_bounds__(kThreads, kDim == 256 ? 2 : 3)
+    forward_kernel(const __grid_constant__ PortableParams params) {
   extern __shared__ __align__(128) char shared[];
   __shared__ __align__(8) char list_space[sizeof(HeadList)];
   const Problem& p = params.problem;

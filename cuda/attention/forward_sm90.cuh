@@ -82,8 +82,8 @@ struct alignas(1024) Smem {
   alignas(HeadList) char list[sizeof(HeadList)];  // the planner's, of its item
   Batch batches[2];
   Unit<2> waiting[4];  // the planner's: for a partner, by the halves that want them
-  uint64_t batch_full[2], batch_free[2], q_full, q_free, k_full[Config::kStages], k_free[Config::kStages], v_full[Config::kStages],
-      v_free[Config::kStages];
+  uint64_t batch_full[2], batch_free[2], q_full, q_free;
+  uint64_t k_full[Config::kStages], k_free[Config::kStages], v_full[Config::kStages], v_free[Config::kStages];
 };
 
 static_assert(sizeof(Smem<Config64>) <= 227 * 1024 && sizeof(Smem<Config128>) <= 227 * 1024, "fits a block");

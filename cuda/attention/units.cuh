@@ -48,7 +48,8 @@ struct HeadList {
 
   static constexpr uint32_t kNone = ~0u;
 
-  __device__ HeadList(const Problem& p, int head) : kind(MI_DENSE), window{0, kNoWindow}, band_count(0), column_count(0), first_column(-1) {
+  __device__ HeadList(const Problem& p, int head)
+      : kind(MI_DENSE), window{0, kNoWindow}, band_count(0), column_count(0), first_column(-1) {
     if (!p.list) return;
     const ListHead& l = reinterpret_cast<const ListHead*>(p.list)[head];
     kind = l.kind;

@@ -39,8 +39,8 @@ __device__ NormPart norm_part(int64_t vectors, int rows, int team) {
   const int warp = threadIdx.x / 32;
   const int64_t vector = int64_t(blockIdx.x) * (kNormWarps / team) + warp / team;
   const bool active = vector < vectors;
-  return {active, active ? vector / rows : 0, active ? vector % rows : 0, (int(warp % team) * 32 + int(threadIdx.x % 32)) * kLane,
-          team * 32 * kLane};
+  const int first = (warp % team * 32 + int(threadIdx.x % 32)) * kLane;
+  return {active, active ? vector / rows : 0, active ? vector % rows : 0, first, team * 32 * kLane};
 }
 
 __global__ void __launch_bounds__(32 * kNormWarps)

@@ -41,22 +41,38 @@ export interface Summary {
   readonly tflops?: number;
 }
 
-/** Milliseconds by operation of each of several runs of `body`. */
-async function readings(device: Device, body: () => void): Promise<Record<string, number>[]> {
-  const once = async (): Promise<Record<string, number>> => {
+type Timings = Record<string, number>;
+
+const total = (one: Timings): number => Object.values(one).reduce((a, b) => a + b, 0);
+
+/** Milliseconds by operation of each of several runs of some bodies, [body][run]; they run in turns. */
+async function readingsInTurns(
+  device: Device,
+  bodies: readonly (() => void)[],
+): Promise<Timings[][]> {
+  const once = async (body: () => void): Promise<Timings> => {
     device.timings();
     body();
     await device.sync();
     return device.timings();
   };
-  const total = (one: Record<string, number>): number =>
-    Object.values(one).reduce((a, b) => a + b, 0);
-  let first = await once();
-  if (total(first) < 2000) { for (let i = 0; i < 2; i++) first = await once(); }
-  const count = Math.max(3, Math.min(20, Math.floor(400 / total(first))));
-  const all: Record<string, number>[] = [];
-  for (let i = 0; i < count; i++) all.push(await once());
+  let longest = 0;
+  for (const body of bodies) {
+    let first = await once(body);
+    if (total(first) < 2000) { for (let i = 0; i < 2; i++) first = await once(body); }
+    longest = Math.max(longest, total(first));
+  }
+  const count = Math.max(3, Math.min(20, Math.floor(400 / longest)));
+  const all: Timings[][] = bodies.map(() => []);
+  for (let i = 0; i < count; i++) {
+    for (const [n, body] of bodies.entries()) all[n].push(await once(body));
+  }
   return all;
+}
+
+/** Milliseconds by operation of each of several runs of `body`. */
+async function readings(device: Device, body: () => void): Promise<Timings[]> {
+  return (await readingsInTurns(device, [body]))[0];
 }
 
 function summary(times: readonly number[], flop?: number): Summary {
@@ -70,7 +86,7 @@ function summary(times: readonly number[], flop?: number): Summary {
   };
 }
 
-const column = (all: readonly Record<string, number>[], name: string): number[] =>
+const column = (all: readonly Timings[], name: string): number[] =>
   all.map((one) => one[name] ?? 0);
 
 function shapeOf(operands: Operands): SequenceShape {
@@ -295,12 +311,9 @@ export async function automatic(device: Device, lengths: readonly number[]): Pro
       const denseAbove = DENSE_ABOVE[device.kind];
       attendSparsely(device, scratch, operands, patterns, { denseAbove });
     };
-    const total = (one: Record<string, number>): number =>
-      Object.values(one).reduce((a, b) => a + b, 0);
-    const denseMs = summary(
-      (await readings(device, () => attend(device, scratch, operands))).map(total),
-    );
-    const sparseMs = summary((await readings(device, sparse)).map(total));
+    const both = [() => attend(device, scratch, operands), sparse];
+    const [denseMs, sparseMs] = (await readingsInTurns(device, both))
+      .map((times) => summary(times.map(total)));
     rows.push({ tokens, dense: denseMs, automatic: sparseMs });
     console.log(
       `automatic ${tokens}: ${sparseMs.ms.toFixed(3)} ms, dense ${denseMs.ms.toFixed(3)} ms`,

@@ -34,7 +34,11 @@ const OPTIONS = {
     value: "recall|error|mass",
     help: "cheapest that keeps the recall; least output error, or most mass, within the budget",
   },
-  recall: { type: "string", value: "R", help: "least mean recall of all heads (default 0.95)" },
+  recall: {
+    type: "string",
+    value: "R",
+    help: "least mean recall of heads before the last layer (default 0.95)",
+  },
   budget: { type: "string", value: "B", help: "cost over dense for error and mass (default 0.15)" },
   space: { type: "string", value: "full|published", help: "candidates (default full)" },
   ...DEVICE_OPTIONS,

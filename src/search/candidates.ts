@@ -40,7 +40,7 @@ function blocks(topK: number, score: "pooled" | "antidiagonal"): HeadPattern {
 export function candidates(tokens: number, space: "published" | "full"): readonly HeadPattern[] {
   if (space === "published") return PUBLISHED;
   const keyBlocks = Math.ceil(tokens / 64);
-  const topKs = [16, 48].filter((topK) => topK < keyBlocks / 2);
+  const topKs = [48].filter((topK) => topK < keyBlocks / 2); // 16 keep too little of a prompt four times as long
   return [
     ...MASS_LADDER.map((mass): HeadPattern => ({ kind: "vertical_slash", mass, ...MASS_BOUNDS })),
     ...topKs.map((topK) => blocks(topK, "pooled")),

@@ -26,7 +26,7 @@ export interface RecallObjective {
   readonly kind: "recall";
   /** What every head must keep. */
   readonly thresholds: Thresholds;
-  /** Least mean recall over all heads, at every length. Default 0: each head keeps to its thresholds. */
+  /** Least mean recall over the heads that count, at every length. Default 0: each head keeps to its thresholds. */
   readonly mean?: number;
 }
 
@@ -38,7 +38,7 @@ export type Objective =
   /** Most retained mass within a cost budget (upstream's shipped code). */
   | { readonly kind: "mass"; readonly budget: number };
 
-/** Default: of the mass a mean of 95% over all heads, and half of every row of the probe in each head. */
+/** Default: of the mass a mean of 95% over the heads that count, and half of every row of the probe in each head. */
 export const DEFAULT_OBJECTIVE: RecallObjective = {
   kind: "recall",
   thresholds: { recallMean: 0, recallLow: 0, recallProbe: 0.5 },
@@ -86,6 +86,7 @@ function passing(lengths: HeadMeasurements, thresholds: Thresholds): number[] {
 function chooseByRecall(
   heads: readonly HeadMeasurements[],
   { thresholds, mean = 0 }: RecallObjective,
+  counted: number,
 ): Measurement[] {
   const allowed = heads.map((lengths) => passing(lengths, thresholds));
   const offers = heads.map((lengths, head) =>
@@ -94,7 +95,7 @@ function chooseByRecall(
       recall: Math.min(...lengths.map((at) => at[c].recallMean)),
     }))
   );
-  return allocate(offers, mean).map((offer, head) => {
+  return allocate(offers, mean, counted).map((offer, head) => {
     const lengths = heads[head];
     return lengths[lengths.length - 1][allowed[head][offer]];
   });
@@ -119,13 +120,15 @@ function chooseWithin(
  *
  * @param heads Measurements of each head; the last length is the longest, its cost counts.
  * @param objective What to optimise.
+ * @param counted How many of the heads, the first ones, a mean over heads is of. Default all.
  * @returns The choices, as measured at the longest length. Dense attention is always among the candidates, so
  * there is always one.
  */
 export function choose(
   heads: readonly HeadMeasurements[],
   objective: Objective,
+  counted = heads.length,
 ): Measurement[] {
-  if (objective.kind === "recall") return chooseByRecall(heads, objective);
+  if (objective.kind === "recall") return chooseByRecall(heads, objective, counted);
   return heads.map((lengths) => chooseWithin(lengths[lengths.length - 1], objective));
 }

@@ -140,19 +140,27 @@ export class LayerMeter implements Disposable {
       const indexMs = sparse.indexMs + (pattern.kind === "vertical_slash" ? estimateMs : 0);
       tried.push({ pattern, stats, kept, indexMs, attentionMs: sparse.attentionMs });
     }
-    // One price for all candidates of a kind: a single short run is too noisy to rank by.
-    const priceOf = (kind: HeadPattern["kind"]): number => {
-      const same = tried.filter(({ pattern }) => pattern.kind === kind);
-      const tiles = same.reduce((sum, { stats }) => sum + tilesOf(stats), 0);
-      return same.reduce((sum, { attentionMs }) => sum + attentionMs, 0) / tiles;
-    };
+    // One price for all candidates of a kind: a single short run is too noisy to rank by, and of two that compute the
+    // same tiles the one that keeps more is to be had for nothing.
+    const alike = (a: HeadPattern, b: HeadPattern): boolean =>
+      a.kind === b.kind &&
+      (a.kind !== "block_sparse" || b.kind !== "block_sparse" || a.score === b.score);
+    const priced = tried.map((trial) => {
+      const same = tried.filter(({ pattern }) => alike(pattern, trial.pattern));
+      const sum = (of: (t: Trial) => number): number => same.reduce((all, t) => all + of(t), 0);
+      return {
+        ...trial,
+        indexMs: sum((t) => t.indexMs) / same.length,
+        tileMs: sum((t) => t.attentionMs) / sum((t) => tilesOf(t.stats)),
+      };
+    });
     return Array.from({ length: heads }, (_, head) => [
-      ...tried.map(({ pattern, stats, kept, indexMs }) => ({
+      ...priced.map(({ pattern, stats, kept, indexMs, tileMs }) => ({
         pattern,
         density: stats[head].density,
         columns: stats[head].columns,
         bands: stats[head].bands,
-        ms: indexMs / heads + priceOf(pattern.kind) * stats[head].tiles,
+        ms: indexMs / heads + tileMs * stats[head].tiles,
         ...kept[head],
       })),
       {

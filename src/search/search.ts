@@ -83,7 +83,9 @@ export async function searchPatterns(
     { length: config.layers * config.heads },
     (_, i) => measurements.map((sample) => sample[Math.floor(i / config.heads)][i % config.heads]),
   );
-  const chosen = choose(heads, objective);
+  // Prefill computes the last layer for one row alone: free to keep all of, it would pay for what others lose.
+  const counted = Math.max(1, config.layers - 1) * config.heads;
+  const chosen = choose(heads, objective, counted);
   const choices = Array.from(
     { length: config.layers },
     (_, layer) => chosen.slice(layer * config.heads, (layer + 1) * config.heads),

@@ -98,11 +98,12 @@ Deno.test("each head gets a pattern that meets the thresholds, or dense", async 
 
 Deno.test("attention that cannot be kept sparsely stays dense at threshold 1", async () => {
   using meter = new LayerMeter(device, shape);
+  const dtype = attentionDtypes[attentionDtypes.length - 1];
   const data = (heads: number, n: number): Float32Array<ArrayBuffer> =>
     gaussians(heads * ROWS * 16, n);
-  using q = device.tensor([1, 2, ROWS, 16], { dtype: "f16", data: data(2, 1).fill(0) });
-  using k = device.tensor([1, 1, ROWS, 16], { dtype: "f16", data: data(1, 2) });
-  using v = device.tensor([1, 1, ROWS, 16], { dtype: "f16", data: data(1, 3) });
+  using q = device.tensor([1, 2, ROWS, 16], { dtype, data: data(2, 1).fill(0) });
+  using k = device.tensor([1, 1, ROWS, 16], { dtype, data: data(1, 2) });
+  using v = device.tensor([1, 1, ROWS, 16], { dtype, data: data(1, 3) });
   const measured = await device.exclusive(() =>
     meter.measure(
       { layer: 0, shape, q: q.view(), k: k.view(), v: v.view() },

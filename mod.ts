@@ -19,16 +19,11 @@
  */
 export { MInferenceError } from "./src/native/errors.ts";
 export type { ErrorCode, MInferenceErrorOptions } from "./src/native/errors.ts";
-export { Device, deviceCount, openDevice } from "./src/device/device.ts";
-export type {
-  CallOptions,
-  DeviceInfo,
-  DeviceKind,
-  DeviceOptions,
-  Isa,
-  Plan,
-  QueueProgress,
-} from "./src/device/device.ts";
+export { Device } from "./src/device/device.ts";
+export { deviceCount, openDevice } from "./src/device/open.ts";
+export type { CallOptions, Plan, QueueProgress } from "./src/device/device.ts";
+export type { DeviceInfo, DeviceKind, Isa } from "./src/device/info.ts";
+export type { DeviceOptions } from "./src/device/open.ts";
 export { Tensor } from "./src/device/tensor.ts";
 export type { HostArray, ViewOptions } from "./src/device/tensor.ts";
 export type { Ref, View } from "./src/native/structs.ts";

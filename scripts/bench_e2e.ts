@@ -5,7 +5,7 @@
  * @module
  */
 import { parseArgs } from "node:util";
-import { openDevice } from "../src/device/device.ts";
+import { openDevice } from "../src/device/open.ts";
 import { measureLoad } from "./bench/e2e_load.ts";
 import { randomParameters, SHAPES } from "./bench/e2e_model.ts";
 import { decodeSplit, e2eMarkdown, loadText } from "./bench/e2e_report.ts";

@@ -5,7 +5,7 @@
  * @module
  */
 import { parseArgs } from "node:util";
-import { openDevice } from "../src/device/device.ts";
+import { openDevice } from "../src/device/open.ts";
 import * as ours from "./bench/gpu_sections.ts";
 import { gpuMarkdown, type GpuResults } from "./bench/gpu_report.ts";
 

@@ -2,7 +2,7 @@
 // budget stays small there, so no trained model of the shape takes longer.
 //   deno task bench:search [--shape llama-3-8b] [--layers 32] [--tokens 30000]
 import { parseArgs } from "node:util";
-import { openDevice } from "../src/device/device.ts";
+import { openDevice } from "../src/device/open.ts";
 import type { Checkpoint } from "../src/model/checkpoint.ts";
 import { Model } from "../src/model/model.ts";
 import type { Tokenizer } from "../src/model/tokenizer.ts";

@@ -4,7 +4,7 @@ import { installLibrary } from "../src/build/install.ts";
 import { type Options, toNumber } from "../src/cli/args.ts";
 import { type Command, defineCommand, EXIT, runCommand } from "../src/cli/command.ts";
 import { ProgressBar } from "../src/cli/progress.ts";
-import { openDevice } from "../src/device/device.ts";
+import { openDevice } from "../src/device/open.ts";
 import { loadModel } from "../src/model/model.ts";
 import { libraryPaths } from "../src/native/library.ts";
 import { ask, encodeTask, makeDemoTask, type Outcome } from "./demo/ask.ts";

@@ -1,5 +1,6 @@
 // What the tests share: one device for all of them, random tensors, comparisons.
-import { type Device, openDevice } from "../src/device/device.ts";
+import type { Device } from "../src/device/device.ts";
+import { openDevice } from "../src/device/open.ts";
 import type { FloatDType } from "../src/device/dtype.ts";
 import type { Tensor } from "../src/device/tensor.ts";
 import { MInferenceError } from "../src/native/errors.ts";

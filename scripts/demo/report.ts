@@ -1,7 +1,7 @@
 // The demo's result in words.
 import { densityByGroup, densityTable } from "../../src/cli/density.ts";
 import { bytes, count, duration, percent, rate, table, times } from "../../src/cli/format.ts";
-import type { DeviceInfo } from "../../src/device/device.ts";
+import type { DeviceInfo } from "../../src/device/info.ts";
 import type { ModelConfig } from "../../src/model/config.ts";
 import type { Outcome, Prompt } from "./ask.ts";
 

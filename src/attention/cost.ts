@@ -7,7 +7,7 @@
  *
  * @module
  */
-import type { DeviceKind } from "../device/device.ts";
+import type { DeviceKind } from "../device/info.ts";
 import type { HeadPattern } from "./patterns.ts";
 import type { SequenceShape } from "./sequence.ts";
 

@@ -7,7 +7,7 @@ import process from "node:process";
 import { styleText } from "node:util";
 import meta from "../../deno.json" with { type: "json" };
 import { findToolchain } from "../build/toolchain.ts";
-import { deviceCount, openDevice } from "../device/device.ts";
+import { deviceCount, openDevice } from "../device/open.ts";
 import { cacheFolder, libraryPaths, openLibrary } from "../native/library.ts";
 import { ABI_VERSION } from "../native/params.ts";
 import { type Command, defineCommand, EXIT } from "./command.ts";

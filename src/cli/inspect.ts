@@ -3,7 +3,8 @@
  *
  * @module
  */
-import { type DeviceOptions, openDevice, type Planner } from "../device/device.ts";
+import type { Planner } from "../device/device.ts";
+import { type DeviceOptions, openDevice } from "../device/open.ts";
 import { type Checkpoint, openCheckpoint } from "../model/checkpoint.ts";
 import { isOffloaded, kvShape } from "../model/kv_shape.ts";
 import { type MemoryInputs, type MemoryPlan, planMemory } from "../model/memory.ts";

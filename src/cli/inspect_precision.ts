@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { openDevice } from "../device/device.ts";
+import { openDevice } from "../device/open.ts";
 import { measurePrecision, type PrecisionReport } from "../inspect/precision.ts";
 import { locateModel } from "../model/locate.ts";
 import { engineOf, loadModel, type Model } from "../model/model.ts";

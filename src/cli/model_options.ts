@@ -3,7 +3,8 @@
  *
  * @module
  */
-import { type Device, type DeviceOptions, openDevice } from "../device/device.ts";
+import type { Device } from "../device/device.ts";
+import { type DeviceOptions, openDevice } from "../device/open.ts";
 import { locateModel } from "../model/locate.ts";
 import type { KvDType, KvPlace } from "../model/kv_shape.ts";
 import { loadModel, type Model } from "../model/model.ts";

@@ -4,65 +4,12 @@
  * @module
  */
 import { MInferenceError } from "../native/errors.ts";
-import { environment, type Native, openLibrary } from "../native/library.ts";
-import { DEVICE_KIND, deviceOptions, OP_COUNT, OP_NAMES } from "../native/params.ts";
+import { environment, type Native } from "../native/library.ts";
+import { OP_COUNT, OP_NAMES } from "../native/params.ts";
 import { CANCELLED, check, newError, toError } from "../native/status.ts";
 import { byteLength, type DType } from "./dtype.ts";
+import { decodeInfo, type DeviceInfo, type DeviceKind, infoRequest } from "./info.ts";
 import { type HostArray, Tensor } from "./tensor.ts";
-
-/** Which backend a device is. */
-export type DeviceKind = "cpu" | "cuda";
-
-/** CPU instruction sets, weakest first. */
-export type Isa = "portable" | "avx2" | "avx512" | "avx512_bf16";
-
-const ISA: Record<Isa, number> = { portable: 1, avx2: 2, avx512: 3, avx512_bf16: 4 };
-
-/** Options of {@linkcode openDevice}. */
-export interface DeviceOptions {
-  /** Backend. Default `MINFERENCE_DEVICE`, else `"auto"`: a GPU where there is one, else the CPU. */
-  kind?: DeviceKind | "auto";
-  /** CUDA ordinal. Default 0. */
-  index?: number;
-  /** CPU threads. Default `MINFERENCE_THREADS`, else one per core. */
-  threads?: number;
-  /** Path of libminference.so; else `MINFERENCE_LIB`, then the checkout's build folder, then the cache. */
-  library?: string | URL;
-  /** Most bytes of tensors this device may hold, those in host memory included. Default no limit. */
-  memoryLimit?: number;
-  /** Highest CPU instruction set to use. Default `MINFERENCE_ISA`, else what the CPU has. */
-  isa?: Isa;
-  /** Force the portable (sm_80) CUDA kernels. Default `MINFERENCE_SM80=1`. */
-  portableKernels?: boolean;
-  /** Accumulate time per operation for {@linkcode Device.timings}. Default false. */
-  profile?: boolean;
-}
-
-/** What a device is. */
-export interface DeviceInfo {
-  /** Backend. */
-  readonly kind: DeviceKind;
-  /** Marketing name. */
-  readonly name: string;
-  /** CPU threads, or multiprocessors. */
-  readonly units: number;
-  /** Instruction set in use, or kernel path (`sm_90`, `sm_80`). */
-  readonly path: string;
-  /** CUDA compute capability, e.g. `[9, 0]`; `[0, 0]` on the CPU. */
-  readonly computeCapability: readonly [number, number];
-  /** Memory of the device in bytes. */
-  readonly totalMemory: number;
-  /** Free memory in bytes. */
-  readonly freeMemory: number;
-  /** Bytes in tensors on this device. */
-  readonly allocated: number;
-  /** Most bytes in tensors on it so far. */
-  readonly peak: number;
-  /** Free memory of the host in bytes. */
-  readonly hostFreeMemory: number;
-  /** Bytes in tensors of this device in host memory. */
-  readonly hostAllocated: number;
-}
 
 /** Common options of calls that wait. */
 export interface CallOptions {
@@ -88,8 +35,6 @@ export interface QueueProgress {
   /** Operations completed. */
   readonly completed: number;
 }
-
-const INFO_BYTES = 208;
 
 /** Operations that wait to be submitted together, and the buffers to free once they are. */
 interface Batch {
@@ -152,25 +97,9 @@ export class Device implements AsyncDisposable {
 
   /** A snapshot of the device's properties. */
   info(): DeviceInfo {
-    const bytes = new Uint8Array(INFO_BYTES);
-    const view = new DataView(bytes.buffer);
-    view.setUint32(0, INFO_BYTES, true);
+    const bytes = infoRequest();
     this.#call("info", (device, error) => this.#native.mi_device_info_get(device, bytes, error));
-    const path = view.getInt32(24, true);
-    const isa = Object.entries(ISA).find(([, code]) => code === path)?.[0] ?? "portable";
-    return {
-      kind: this.kind,
-      name: new TextDecoder().decode(bytes.subarray(64, bytes.indexOf(0, 64))),
-      units: view.getInt32(12, true),
-      path: this.kind === "cpu" ? isa : `sm_${path}`,
-      computeCapability: [view.getInt32(16, true), view.getInt32(20, true)],
-      totalMemory: Number(view.getBigUint64(32, true)),
-      freeMemory: Number(view.getBigUint64(40, true)),
-      allocated: Number(view.getBigUint64(48, true)),
-      peak: Number(view.getBigUint64(56, true)),
-      hostFreeMemory: Number(view.getBigUint64(192, true)),
-      hostAllocated: Number(view.getBigUint64(200, true)),
-    };
+    return decodeInfo(bytes, this.kind);
   }
 
   /**
@@ -471,64 +400,4 @@ function elementsOf(shape: readonly number[]): number {
     });
   }
   return shape.reduce((a, b) => a * b, 1);
-}
-
-/**
- * Number of devices of a kind: 1 for the CPU; for CUDA 0 where there is no driver, GPU or CUDA build.
- *
- * @param library As {@linkcode DeviceOptions.library}.
- */
-export function deviceCount(kind: DeviceKind, library?: string | URL): number {
-  const error = newError();
-  const count = openLibrary(library).mi_device_count(DEVICE_KIND[kind], error);
-  return Math.max(0, count);
-}
-
-function chooseKind(native: Native, wanted: string): DeviceKind {
-  if (wanted === "cpu" || wanted === "cuda") return wanted;
-  if (wanted !== "auto") {
-    throw new MInferenceError("INVALID_ARGUMENT", `unknown device "${wanted}": cpu, cuda or auto`);
-  }
-  return native.mi_device_count(DEVICE_KIND.cuda, newError()) > 0 ? "cuda" : "cpu";
-}
-
-/**
- * Opens a device.
- *
- * @param options Which one; by default a GPU where there is one, else the CPU.
- * @throws {MInferenceError} `LIBRARY_NOT_FOUND`, `LIBRARY_ABI_MISMATCH`, `PERMISSION`, `NO_DEVICE` or
- * `UNSUPPORTED_DEVICE`, with what to do.
- *
- * @example
- * ```ts ignore
- * await using device = await openDevice({ kind: "cpu", threads: 2 });
- * console.log(device.info().name);
- * ```
- */
-export async function openDevice(options: DeviceOptions = {}): Promise<Device> {
-  const native = openLibrary(options.library);
-  const kind = chooseKind(native, options.kind ?? environment("MINFERENCE_DEVICE") ?? "auto");
-  const isaName = options.isa ?? environment("MINFERENCE_ISA");
-  if (isaName && !(isaName in ISA)) {
-    throw new MInferenceError(
-      "INVALID_ARGUMENT",
-      `unknown instruction set "${isaName}": ${Object.keys(ISA).join(", ")}`,
-    );
-  }
-  const portable = options.portableKernels ?? environment("MINFERENCE_SM80") === "1";
-  const cpuIsa = isaName ? ISA[isaName as Isa] : 0;
-  const params = deviceOptions.encode({
-    size: deviceOptions.size,
-    kind: DEVICE_KIND[kind],
-    index: options.index ?? 0,
-    threads: options.threads ?? Number(environment("MINFERENCE_THREADS") ?? 0),
-    memory_limit: options.memoryLimit ?? 0,
-    isa: kind === "cpu" ? cpuIsa : (portable ? 80 : 0),
-    profile: options.profile ? 1 : 0,
-  });
-  const out = new BigUint64Array(1);
-  const error = newError();
-  const handle = new Uint8Array(out.buffer);
-  check("open", await native.mi_device_open(params, handle, error), error);
-  return new Device(native, out[0], kind);
 }

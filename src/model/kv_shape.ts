@@ -3,7 +3,7 @@
  *
  * @module
  */
-import type { DeviceKind } from "../device/device.ts";
+import type { DeviceKind } from "../device/info.ts";
 import { byteLength, type FloatDType } from "../device/dtype.ts";
 import { MInferenceError } from "../native/errors.ts";
 

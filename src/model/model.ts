@@ -5,7 +5,7 @@
  */
 import type { HeadPattern } from "../attention/patterns.ts";
 import type { CallOptions, Device } from "../device/device.ts";
-import { openDevice } from "../device/device.ts";
+import { openDevice } from "../device/open.ts";
 import type { FloatDType } from "../device/dtype.ts";
 import { MInferenceError } from "../native/errors.ts";
 import { type ChatMessage, encodeChat } from "./chat.ts";

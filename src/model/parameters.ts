@@ -3,7 +3,8 @@
  *
  * @module
  */
-import type { CallOptions, Device, DeviceKind } from "../device/device.ts";
+import type { CallOptions, Device } from "../device/device.ts";
+import type { DeviceKind } from "../device/info.ts";
 import { byteLength, type DType, FORMAT } from "../device/dtype.ts";
 import { convert, quantiseRows, type Weight } from "../device/ops.ts";
 import type { Tensor } from "../device/tensor.ts";

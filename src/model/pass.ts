@@ -9,7 +9,7 @@ import type { Guard } from "../attention/guard.ts";
 import { type HeadPattern, resolvePattern } from "../attention/patterns.ts";
 import type { ReviseEstimate } from "../attention/revise.ts";
 import type { IndexOptions, SequenceShape } from "../attention/sequence.ts";
-import type { DeviceKind } from "../device/device.ts";
+import type { DeviceKind } from "../device/info.ts";
 import type { FloatDType } from "../device/dtype.ts";
 import type { Tensor } from "../device/tensor.ts";
 import type { ModelConfig } from "./config.ts";

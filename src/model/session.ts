@@ -8,16 +8,14 @@ import type { HeadPattern } from "../attention/patterns.ts";
 import type { ReviseEstimate } from "../attention/revise.ts";
 import { decodeStats, type HeadStats, statsBytes } from "../attention/stats.ts";
 import type { CallOptions, Device } from "../device/device.ts";
-import type { SampleOptions } from "../device/ops.ts";
 import type { Tensor } from "../device/tensor.ts";
 import { MInferenceError } from "../native/errors.ts";
 import type { Decoder } from "./decoder.ts";
+import { complete, resolveSampling, type Sampling } from "./completion.ts";
 import {
-  type FinishReason,
   type GenerateOptions,
   Generation,
   type GenerationStats,
-  StopMatcher,
   type TokenChunk,
 } from "./generation.ts";
 import type { KvCache } from "./kv_cache.ts";
@@ -308,43 +306,18 @@ export class Session implements AsyncDisposable {
     prompt: string | Uint32Array | undefined,
     options: GenerateOptions,
   ): AsyncGenerator<TokenChunk, GenerationStats> {
-    const { decoder, tokenizer } = this.#parts;
-    const { maxTokens = 512, signal } = options;
     const started = performance.now();
     const cachedTokens = this.length;
     const prefill = prompt === undefined ? null : await this.prefill(prompt, options);
-    const promptTokens = this.length;
+    const { decoder, tokenizer } = this.#parts;
     const eos = new Set(options.ignoreEos ? [] : decoder.config.eosIds);
-    const detokenizer = tokenizer.detokenizer();
-    const stops = new StopMatcher(options.stop ?? []);
     const sampling = resolveSampling(options);
-    let finishReason: FinishReason = "length";
-    let completionTokens = 0;
-    let firstAt = started;
-    let stopped = false;
-    try {
-      while (completionTokens < maxTokens && this.length < this.capacity) {
-        const more = completionTokens + 1 < maxTokens && this.length + 1 < this.capacity;
-        const token = await this.#draw(sampling, completionTokens, eos, more, signal);
-        if (completionTokens++ === 0) firstAt = performance.now();
-        if (token === null) {
-          finishReason = "stop";
-          break;
-        }
-        const piece = stops.push(detokenizer.add(token));
-        yield { text: piece.text, tokens: [token] };
-        if (piece.stopped) {
-          finishReason = "stop";
-          stopped = true;
-          break;
-        }
-      }
-    } catch (error) {
-      if (!signal?.aborted) throw error;
-      finishReason = "abort";
-    }
-    const rest = stopped ? "" : stops.push(detokenizer.flush()).text + stops.flush();
-    if (rest) yield { text: rest, tokens: [] };
+    const promptTokens = this.length;
+    const room = (): number => this.capacity - this.length;
+    const draw = (step: number, more: boolean): Promise<number | null> =>
+      this.#draw(sampling, step, eos, more, options.signal);
+    const completed = yield* complete({ room, draw }, tokenizer.detokenizer(), options);
+    const { completionTokens, finishReason, firstAt = started } = completed;
     const seconds = (performance.now() - firstAt) / 1000;
     return {
       promptTokens,
@@ -359,7 +332,7 @@ export class Session implements AsyncDisposable {
 
   /** Draws one token and holds it; null if it ends the text. With `more`, another one follows. */
   #draw(
-    sampling: ResolvedSampling,
+    sampling: Sampling,
     step: number,
     eos: ReadonlySet<number>,
     more: boolean,
@@ -455,17 +428,4 @@ function meanDensity(layers: readonly (readonly HeadStats[])[], heads: number): 
     sum += layer.length === 0 ? heads : layer.reduce((s, head) => s + head.density, 0);
   }
   return layers.length === 0 ? 1 : sum / (layers.length * heads);
-}
-
-type ResolvedSampling = Omit<SampleOptions, "step">;
-
-function resolveSampling(options: GenerateOptions): ResolvedSampling {
-  return {
-    temperature: options.temperature ?? 0,
-    topK: options.topK ?? 0,
-    topP: options.topP ?? 1,
-    minP: options.minP ?? 0,
-    repetitionPenalty: options.repetitionPenalty ?? 1,
-    seed: BigInt(options.seed ?? crypto.getRandomValues(new Uint32Array(1))[0]),
-  };
 }

@@ -1,7 +1,7 @@
 // Memory, queue order, cancel, errors of a device.
 import fc from "fast-check";
 import assert from "node:assert/strict";
-import { deviceCount, openDevice } from "../../src/device/device.ts";
+import { deviceCount, openDevice } from "../../src/device/open.ts";
 import { convertCopy } from "../../src/device/ops.ts";
 import { fromBf16, toBf16 } from "../../src/device/dtype.ts";
 import { device, failure, gaussians } from "../support.ts";

@@ -2,7 +2,7 @@
 import fc from "fast-check";
 import assert from "node:assert/strict";
 import type { Device } from "../../src/device/device.ts";
-import { openDevice } from "../../src/device/device.ts";
+import { openDevice } from "../../src/device/open.ts";
 import { convertCopy } from "../../src/device/ops.ts";
 import type { Tensor } from "../../src/device/tensor.ts";
 import { device, failure } from "../support.ts";

@@ -1,6 +1,7 @@
 // What may go wrong while a model is loaded and used: memory that ends anywhere, aborts, a killed process. Nothing stays.
 import assert from "node:assert/strict";
-import { type Device, openDevice } from "../../src/device/device.ts";
+import type { Device } from "../../src/device/device.ts";
+import { openDevice } from "../../src/device/open.ts";
 import { loadModel } from "../../src/model/model.ts";
 import { ended, MODEL, start } from "../cli/support.ts";
 import { device, failure, relativeError } from "../support.ts";

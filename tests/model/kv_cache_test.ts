@@ -1,7 +1,7 @@
 // Caches of both kinds under a decoder: reading in parts, going back, copies, growth, growth that fails.
 import fc from "fast-check";
 import assert from "node:assert/strict";
-import { openDevice } from "../../src/device/device.ts";
+import { openDevice } from "../../src/device/open.ts";
 import { openCheckpoint } from "../../src/model/checkpoint.ts";
 import { Decoder } from "../../src/model/decoder.ts";
 import { KvCache } from "../../src/model/kv_cache.ts";

@@ -1,7 +1,8 @@
 // Caches in host memory against caches on the device: the same bits, whatever is done to them, and nothing left behind.
 import fc from "fast-check";
 import assert from "node:assert/strict";
-import { type Device, openDevice } from "../../src/device/device.ts";
+import type { Device } from "../../src/device/device.ts";
+import { openDevice } from "../../src/device/open.ts";
 import { openCheckpoint } from "../../src/model/checkpoint.ts";
 import { Decoder } from "../../src/model/decoder.ts";
 import { KvCache } from "../../src/model/kv_cache.ts";

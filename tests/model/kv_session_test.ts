@@ -1,6 +1,6 @@
 // Sessions with an fp8 cache on the real model: the answers of a 16-bit cache, and the same freedoms.
 import assert from "node:assert/strict";
-import { openDevice } from "../../src/device/device.ts";
+import { openDevice } from "../../src/device/open.ts";
 import { KV_BLOCK } from "../../src/model/kv_shape.ts";
 import { loadModel } from "../../src/model/model.ts";
 import type { Session } from "../../src/model/session.ts";

@@ -1,6 +1,6 @@
 // Sessions on the real model: reading in parts, reuse, forks, aborts, two at once.
 import assert from "node:assert/strict";
-import { openDevice } from "../../src/device/device.ts";
+import { openDevice } from "../../src/device/open.ts";
 import { loadModel } from "../../src/model/model.ts";
 import type { Session } from "../../src/model/session.ts";
 import { device, failure, relativeError } from "../support.ts";

@@ -1,6 +1,6 @@
 // fp8 weights on the real model: needles found, dense and sparse, and the memory that was planned.
 import assert from "node:assert/strict";
-import { openDevice } from "../../src/device/device.ts";
+import { openDevice } from "../../src/device/open.ts";
 import { loadModel } from "../../src/model/model.ts";
 import { device } from "../support.ts";
 import { needlePrompt } from "./needle.ts";

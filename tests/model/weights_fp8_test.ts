@@ -1,7 +1,7 @@
 // Models with fp8 weights: every architecture near its stored weights, and what they take.
 import assert from "node:assert/strict";
 import { measurePrecision } from "../../src/inspect/precision.ts";
-import { openDevice } from "../../src/device/device.ts";
+import { openDevice } from "../../src/device/open.ts";
 import { openCheckpoint } from "../../src/model/checkpoint.ts";
 import { Decoder } from "../../src/model/decoder.ts";
 import { KvCache } from "../../src/model/kv_cache.ts";

@@ -5,7 +5,7 @@ import { openLibrary } from "../../src/native/library.ts";
 import * as params from "../../src/native/params.ts";
 import { newError } from "../../src/native/status.ts";
 import { type FieldType, Struct } from "../../src/native/structs.ts";
-import { openDevice } from "../../src/device/device.ts";
+import { openDevice } from "../../src/device/open.ts";
 
 const native = openLibrary();
 const operations = Object.values(params)

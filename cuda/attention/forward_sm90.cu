@@ -25,8 +25,8 @@ __global__ void __launch_bounds__(kThreads, 1) forward_kernel(const __grid_const
     mbarrier_init(smem_address(&smem.q_full), 1);
     mbarrier_init(smem_address(&smem.q_free), 2 * kWarpsPerHalf);
     for (int s = 0; s < 2; s++) {
-      mbarrier_init(smem_address(&smem.batch_full[s]), 1);
-      mbarrier_init(smem_address(&smem.batch_free[s]), 2);
+      mbarrier_init(smem_address(&smem.batch_full[s]), 32);  // the planner's lanes
+      mbarrier_init(smem_address(&smem.batch_free[s]), 64);  // both loaders' lanes
     }
     for (int s = 0; s < Config::kStages; s++) {
       mbarrier_init(smem_address(&smem.k_full[s]), 1);

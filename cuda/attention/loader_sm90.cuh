@@ -22,8 +22,7 @@ class Loader {
         if (!kValues && batch.starts && i == 0) load_q(batch);
         at_.advance();
       }
-      __syncwarp();
-      if (lane_ == 0) mbarrier_arrive(smem_address(&smem_.batch_free[from.stage]));
+      mbarrier_arrive(smem_address(&smem_.batch_free[from.stage]));  // each lane for its own reads
     }
     if (kValues) return;
     mbarrier_wait(smem_address(&smem_.k_free[at_.stage]), at_.parity ^ 1);

@@ -114,8 +114,7 @@ class Planner {
     return smem_.batches[at_.stage];
   }
   __device__ void publish() {
-    __syncwarp();
-    if (lane_ == 0) mbarrier_arrive(smem_address(&smem_.batch_full[at_.stage]));
+    mbarrier_arrive(smem_address(&smem_.batch_full[at_.stage]));  // each lane for what it wrote
     at_.advance();
   }
 

@@ -7,7 +7,7 @@ namespace mi::cuda {
 
 namespace {
 
-constexpr int kThreads = 256, kWarps = kThreads / 32;
+constexpr int kThreads = 512, kWarps = kThreads / 32;  // many warps: choosing waits for votes and shared memory
 constexpr int kRows = 64;  // row blocks scored together
 constexpr int kFixedBytes = kRows * int(sizeof(BlockChoices::State)) + 256;
 
@@ -35,40 +35,34 @@ __device__ void load_means(uint32_t to, int pitch, const __half* from, int mean_
   cp_async_commit();
 }
 
-// scores[row][key] of the tiles in shared memory; warps lie two along the rows, four along the keys.
+// scores[row][key] of the tiles in shared memory; warps lie four along the rows, four along the keys.
 template <int kKeys>
 __device__ void score_tile(const PooledTile<kKeys>& tile, int mean_dim, uint32_t base, float* scores) {
   constexpr int kColumns = kKeys / 4;  // of a warp
-  const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, swizzle = lane & 7;
-  const int first_row = threadIdx.x / 128 * 32, first_key = threadIdx.x / 32 % 4 * kColumns;
+  static_assert(kWarps == 16 && kRows == 4 * 16);
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, swizzle = lane & 7;
+  const int first_row = warp / 4 * 16, first_key = warp % 4 * kColumns;
   const uint32_t rows = base + (first_row + lane % 16) * tile.pitch;
   const uint32_t keys = base + tile.keys_at() + (first_key + lane / 16 * 8 + lane % 8) * tile.pitch;
-  float c[2][kColumns / 8][4] = {};
+  float c[kColumns / 8][4] = {};
 #pragma unroll 2
   for (int step = 0; step < mean_dim / 16; step++) {
-    uint32_t q[2][4];
-#pragma unroll
-    for (int u = 0; u < 2; u++)
-      ldmatrix_x4(q[u], rows + u * 16 * tile.pitch + ((2 * step + lane / 16) ^ swizzle) * 16);
+    uint32_t q[4];
+    ldmatrix_x4(q, rows + ((2 * step + lane / 16) ^ swizzle) * 16);
 #pragma unroll
     for (int j = 0; j < kColumns / 8; j += 2) {
       uint32_t k[4];
       ldmatrix_x4(k, keys + j * 8 * tile.pitch + ((2 * step + lane / 8 % 2) ^ swizzle) * 16);
-#pragma unroll
-      for (int u = 0; u < 2; u++) {
-        mma_16816<__half>(c[u][j], q[u], k[0], k[1]);
-        mma_16816<__half>(c[u][j + 1], q[u], k[2], k[3]);
-      }
+      mma_16816<__half>(c[j], q, k[0], k[1]);
+      mma_16816<__half>(c[j + 1], q, k[2], k[3]);
     }
   }
 #pragma unroll
-  for (int u = 0; u < 2; u++)
+  for (int j = 0; j < kColumns / 8; j++)
 #pragma unroll
-    for (int j = 0; j < kColumns / 8; j++)
-#pragma unroll
-      for (int h = 0; h < 2; h++)
-        *reinterpret_cast<float2*>(scores + (first_row + 16 * u + g + 8 * h) * tile.kScorePitch + first_key +
-                                   8 * j + 2 * t) = make_float2(c[u][j][2 * h], c[u][j][2 * h + 1]);
+    for (int h = 0; h < 2; h++)
+      *reinterpret_cast<float2*>(scores + (first_row + g + 8 * h) * tile.kScorePitch + first_key + 8 * j + 2 * t) =
+          make_float2(c[j][2 * h], c[j][2 * h + 1]);
 }
 
 // Items are 64 row blocks of a head, the longest first.

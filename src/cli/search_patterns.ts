@@ -6,7 +6,7 @@
 import { PATTERNS_FILE } from "../model/checkpoint.ts";
 import { DEFAULT_OBJECTIVE, type Objective } from "../search/choose.ts";
 import type { Measurement } from "../search/measure.ts";
-import { searchPatterns } from "../search/search.ts";
+import { countedHeads, searchPatterns } from "../search/search.ts";
 import { patternTable } from "../search/table.ts";
 import { makeTaskOfTokens } from "../tasks/retrieval.ts";
 import { type Options, toChoice, toNumber, UsageError } from "./args.ts";
@@ -128,9 +128,9 @@ Example: minference search-patterns needle-27m -o ${PATTERNS_FILE}`,
     const elapsedMs = performance.now() - started;
     const out = values.out ?? PATTERNS_FILE;
     await Deno.writeTextFile(out, formatTable(choices));
-    const all = choices.flat();
+    const counted = choices.flat().slice(0, countedHeads(model.config));
     const mean = (of: (m: Measurement) => number): number =>
-      all.reduce((sum, m) => sum + of(m), 0) / all.length;
+      counted.reduce((sum, m) => sum + of(m), 0) / counted.length;
     const result = {
       file: out,
       tokens: samples.map((s) => s.length),
@@ -145,9 +145,8 @@ Example: minference search-patterns needle-27m -o ${PATTERNS_FILE}`,
       result,
       () =>
         table([["layer", "density", "recall", "heads"], ...choices.map(layerRow)]) +
-        `${result.tokens.map(count).join(", ")} tokens searched in ${
-          duration(elapsedMs)
-        }: mean density ` +
+        `${result.tokens.map(count).join(", ")} tokens searched in ${duration(elapsedMs)}; ` +
+        `before the last layer, which prefill computes for one row, mean density ` +
         `${percent(result.density)}, mean recall ${percent(result.recall)}; written to ${out}\n`,
     );
   },

@@ -7,6 +7,7 @@
 import type { HeadPattern } from "../attention/patterns.ts";
 import type { CallOptions } from "../device/device.ts";
 import { MInferenceError } from "../native/errors.ts";
+import type { ModelConfig } from "../model/config.ts";
 import { engineOf, type Model } from "../model/model.ts";
 import { type OnProgress, Reporter } from "../model/progress.ts";
 import { candidates } from "./candidates.ts";
@@ -83,14 +84,20 @@ export async function searchPatterns(
     { length: config.layers * config.heads },
     (_, i) => measurements.map((sample) => sample[Math.floor(i / config.heads)][i % config.heads]),
   );
-  // Prefill computes the last layer for one row alone: free to keep all of, it would pay for what others lose.
-  const counted = Math.max(1, config.layers - 1) * config.heads;
-  const chosen = choose(heads, objective, counted);
+  const chosen = choose(heads, objective, countedHeads(config));
   const choices = Array.from(
     { length: config.layers },
     (_, layer) => chosen.slice(layer * config.heads, (layer + 1) * config.heads),
   );
   return { choices, measurements, lengths: samples.map((s) => s.length) };
+}
+
+/**
+ * How many heads a mean is of: those before the last layer. A prefill computes that layer for one row alone; free to
+ * keep all of its mass, it would pay for what the others lose.
+ */
+export function countedHeads({ layers, heads }: Pick<ModelConfig, "layers" | "heads">): number {
+  return Math.max(1, layers - 1) * heads;
 }
 
 /** Runs one sample densely and measures each layer on the way: [layer][head][candidate]. */

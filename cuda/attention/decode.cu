@@ -2,6 +2,7 @@
 // over blocks, and each tile of keys over the block's warps; parts are merged by their log-sum-exps, in order.
 #include "decode.cuh"
 
+#include "../core/cancel.cuh"
 #include "decode_tiles.cuh"
 #include "softmax.cuh"
 #include "work_split.cuh"
@@ -78,7 +79,7 @@ __global__ void __launch_bounds__(Tuning<Tile>::kThreads) decode_kernel(const __
   constexpr int kDim = Tile::kDim;
   extern __shared__ __align__(128) char shared[];
   const Problem& p = d.problem;
-  if (p.cancelled()) return;
+  if (block_cancelled(p.cancel)) return;
   const int part = blockIdx.x, kv_head = blockIdx.y, first_row = blockIdx.z * kRowTile;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int first_key = d.split.first(part), end_key = d.split.first(part + 1);

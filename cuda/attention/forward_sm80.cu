@@ -4,6 +4,7 @@
 
 #include <new>
 
+#include "../core/cancel.cuh"
 #include "fragments.cuh"
 #include "schedule.cuh"
 #include "softmax.cuh"
@@ -149,7 +150,7 @@ __global__ void __launch_bounds__(kThreads, kDim == 256 ? 2 : 3)
   extern __shared__ __align__(128) char shared[];
   __shared__ __align__(8) char list_space[sizeof(HeadList)];
   const Problem& p = params.problem;
-  if (p.cancelled()) return;
+  if (block_cancelled(p.cancel)) return;
   int head, row_block;
   params.schedule.locate(p, blockIdx.x, head, row_block);
   if (threadIdx.x == 0) new (list_space) HeadList(p, head);

@@ -2,6 +2,7 @@
 #pragma once
 #include <new>
 
+#include "../core/cancel.cuh"
 #include "forward_sm90.cuh"
 
 namespace mi::cuda {
@@ -17,7 +18,7 @@ class Planner {
 
   __device__ void run() {
     int item = blockIdx.x;
-    while (item < params_.schedule.items && !params_.problem.cancelled()) {
+    while (item < params_.schedule.items && !warp_cancelled(params_.problem.cancel)) {
       int following = 0;  // asked for long before it is needed
       if (lane_ == 0) following = gridDim.x + atomicAdd(params_.counter, 1);
       plan(item);

@@ -39,7 +39,6 @@ struct Problem {
   float scale_log2;  // softmax scale times log2(e), positive
   int32_t negate;    // the scale's sign: scores change theirs
 
-  __device__ bool cancelled() const { return cancel && *static_cast<const volatile uint32_t*>(cancel) != 0; }
   // Of query row 0.
   __host__ __device__ int32_t first_position() const { return kv_len - q_len; }
 };

@@ -1,4 +1,5 @@
 // A cache of e4m3 rows with a scale for every 128.
+#include "../core/cancel.cuh"
 #include "../core/cuda_ops.h"
 #include "../index/work_list.h"
 #include "elements.cuh"
@@ -60,12 +61,10 @@ struct Quantise {
 
 // Grid: [blocks of 128 rows that are written to, heads]. Left alone, the compiler aims at 32 registers and spills.
 __global__ void __launch_bounds__(kThreads, 4) quantise_kernel(const __grid_constant__ Quantise q) {
-  __shared__ uint32_t cancelled, largest_of[kThreads / 32];
+  __shared__ uint32_t largest_of[kThreads / 32];
   // What a cancelled operation left behind must not reach the scale of rows that stay; either a whole block is written
   // or none of it.
-  if (threadIdx.x == 0) cancelled = q.cancel ? *static_cast<const volatile uint32_t*>(q.cancel) : 0;
-  __syncthreads();
-  if (cancelled) return;
+  if (block_cancelled(q.cancel)) return;
 
   const int head = blockIdx.y, block = q.position / MI_KV_BLOCK + int(blockIdx.x);
   const KvBlockRows rows(block, q.position, q.rows);

@@ -178,7 +178,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       return key_group < key_groups && key_group * kStride <= first_position + group * kStride;
     };
     const BlockChoices choices(buffers, buffers.base(kBlocks, shared + operand_bytes), plan);
-    BlockChoices::State state{0, 0};  // of the warp's row block
+    BlockChoices::State state;  // of the warp's row block
 
     if (key_groups > 0) {
       __syncthreads();  // the last item is done with the queries
@@ -248,9 +248,10 @@ __global__ void __launch_bounds__(kThreads, 1)
             }
           }
         __syncthreads();
-        const int64_t block = first / kGroupsOfBlock;
+        const int block = int(first / kGroupsOfBlock);
         if (warp < blocks)
-          state = choices.add(warp, state, scores[warp], block, int(min64(kKeyBlocks, a.dense_tiles(m0 + warp) - block)));
+          choices.add<1>(warp, state, {lane < kKeyBlocks ? scores[warp][lane] : 0}, block,
+                         int(min64(block + kKeyBlocks, a.dense_tiles(m0 + warp))));
       });
     }
     if (warp < blocks) choices.write(warp, state, a, m0 + warp);
@@ -275,7 +276,7 @@ template <class T, int kGroups>
 mi_status queue(const Launch& launch, const IndexKernelArgs& a, const Shape& shape, mi_error* error) {
   constexpr int kBlocks = kGroups / kGroupsOfBlock;
   const int used = shape.bytes(a.probe.head_dim);
-  const ChoiceBuffers buffers = choice_buffers(launch, a, kBlocks, used + kFixedBytes);
+  const ChoiceBuffers buffers = choice_buffers(launch, a, kBlocks, used + kFixedBytes, 32);
   const int bytes = used + (buffers.in_shared ? int(kBlocks * buffers.row_bytes()) : 0);
   const auto blocks = unsigned(min64(launch.sm_count, ceil_div(a.row_blocks, kBlocks) * a.probe.q_heads));
   cudaFuncSetAttribute(antidiagonal_kernel<T, kGroups>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
@@ -295,7 +296,7 @@ int least_antidiagonal_bytes(int head_dim) { return bytes_of(32, head_dim, kLeas
 
 uint64_t antidiagonal_choice_bytes(const Launch& launch, const IndexKernelArgs& a) {
   const Shape shape(launch, a.probe.head_dim);
-  return choice_buffers(launch, a, shape.blocks(), shape.bytes(a.probe.head_dim) + kFixedBytes)
+  return choice_buffers(launch, a, shape.blocks(), shape.bytes(a.probe.head_dim) + kFixedBytes, 32)
       .workspace_bytes(launch, shape.blocks());
 }
 

@@ -2,7 +2,11 @@
 import fc from "fast-check";
 import assert from "node:assert/strict";
 import { buildIndex, estimate, readIndex } from "../../src/attention/attention.ts";
-import type { HeadPattern, VerticalSlashPattern } from "../../src/attention/patterns.ts";
+import type {
+  BlockSparsePattern,
+  HeadPattern,
+  VerticalSlashPattern,
+} from "../../src/attention/patterns.ts";
 import type { SequenceShape } from "../../src/attention/sequence.ts";
 import { type HeadList, visits } from "../../src/attention/work_list.ts";
 import { attentionDtypes, device, gaussians } from "../support.ts";
@@ -219,6 +223,40 @@ Deno.test("a mass budget stays within the counts beside it", async () => {
   );
 });
 
+/** The chosen blocks are the best ones, but for those of scores that rounding makes equal; forced ones come on top. */
+async function checkBlocks(
+  c: Case,
+  shape: SequenceShape,
+  pattern: BlockSparsePattern,
+): Promise<void> {
+  using index = await buildIndex(c.q, c.k, pattern);
+  const blockScores = pattern.score === "pooled" ? pooledScores : antidiagonalScores;
+  (await readIndex(index)).forEach((list, h) => {
+    checkWellFormed(list, shape);
+    for (let m = 0; m < rowBlocks(shape); m++) {
+      const end = endOf(shape, m);
+      const causal = Math.ceil(Math.min(end, shape.kvLen) / 64);
+      const own = Math.floor((end - 64) / 64);
+      const scores = blockScores(shape, c.values.q, c.values.k, h, m).slice(0, causal);
+      const chosen = new Set(list.blocksOf(m));
+      const kth = [...scores].sort((a, b) => b - a)[Math.min(pattern.topK, causal) - 1];
+      // A GPU rounds the means to f16.
+      const rounded = pattern.score === "pooled" && device.kind === "cuda";
+      const slack = rounded ? 2e-3 : 1e-5 * (1 + Math.abs(kth));
+      const best = scores.map((_, b) => b).filter((b) => scores[b] > kth + slack);
+      assert.ok(best.every((b) => chosen.has(b)), `block ${m} misses one of ${best}`);
+      const forced = scores.map((_, b) => b).filter((b) =>
+        pattern.forceSink && b === 0 || pattern.forceDiagonal && b >= own
+      );
+      assert.ok(forced.every((b) => chosen.has(b)));
+      const rest = [...chosen].filter((b) => !forced.includes(b));
+      assert.ok(rest.every((b) => scores[b] >= kth - slack));
+      assert.ok(chosen.size >= Math.min(pattern.topK, causal));
+      assert.ok(rest.length <= pattern.topK);
+    }
+  });
+}
+
 Deno.test("block-sparse: the best blocks by either score, forced ones on top, early rows dense", async () => {
   const pattern = fc.record({
     kind: fc.constant("block_sparse" as const),
@@ -230,36 +268,18 @@ Deno.test("block-sparse: the best blocks by either score, forced ones on top, ea
   await fc.assert(
     fc.asyncProperty(anyShape, pattern, fc.nat(), async (shape, pattern, seed) => {
       using c = await makeCase(shape, seed);
-      using index = await buildIndex(c.q, c.k, pattern);
-      const lists = await readIndex(index);
-      const blockScores = pattern.score === "pooled" ? pooledScores : antidiagonalScores;
-      lists.forEach((list, h) => {
-        checkWellFormed(list, shape);
-        for (let m = 0; m < rowBlocks(shape); m++) {
-          const end = endOf(shape, m);
-          const causal = Math.ceil(Math.min(end, shape.kvLen) / 64);
-          const own = Math.floor((end - 64) / 64);
-          const scores = blockScores(shape, c.values.q, c.values.k, h, m).slice(0, causal);
-          const chosen = new Set(list.blocksOf(m));
-          const kth = [...scores].sort((a, b) => b - a)[Math.min(pattern.topK, causal) - 1];
-          // A GPU rounds the means to f16.
-          const rounded = pattern.score === "pooled" && device.kind === "cuda";
-          const slack = rounded ? 2e-3 : 1e-5 * (1 + Math.abs(kth));
-          const best = scores.map((_, b) => b).filter((b) => scores[b] > kth + slack);
-          assert.ok(best.every((b) => chosen.has(b)), `block ${m} misses one of ${best}`);
-          const forced = scores.map((_, b) => b).filter((b) =>
-            pattern.forceSink && b === 0 || pattern.forceDiagonal && b >= own
-          );
-          assert.ok(forced.every((b) => chosen.has(b)));
-          const rest = [...chosen].filter((b) => !forced.includes(b));
-          assert.ok(rest.every((b) => scores[b] >= kth - slack));
-          assert.ok(chosen.size >= Math.min(pattern.topK, causal));
-          assert.ok(rest.length <= pattern.topK);
-        }
-      });
+      await checkBlocks(c, shape, pattern);
     }),
     { numRuns: 40 },
   );
+});
+
+Deno.test("block-sparse: the best of many blocks", async () => {
+  const shape = { qHeads: 1, kvHeads: 1, headDim: 128, qLen: 70, kvLen: 60_000, scale: 0.1 };
+  for (const topK of [100, 157, 300]) {
+    using c = await makeCase(shape, topK);
+    await checkBlocks(c, shape, { kind: "block_sparse", topK, score: "pooled" });
+  }
 });
 
 Deno.test("long lists: the same choice, ties to the lowest index", async () => {

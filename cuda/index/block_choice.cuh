@@ -26,8 +26,14 @@ struct Kept {
 // order, of equals the last; by one warp.
 static __device__ __noinline__ Kept keep_best(Candidate* candidates, int n, int wanted, int most, uint32_t floor) {
   const int lane = threadIdx.x % 32;
-  uint32_t best = 0;
-  for (int i = lane; i < n; i += 32) best = max(best, candidates[i].score);
+  constexpr int kHeld = 10;  // a lane's scores in registers; as many as there are, most often
+  uint32_t held[kHeld], best = 0;
+#pragma unroll
+  for (int i = 0; i < kHeld; i++) {
+    held[i] = 32 * i + lane < n ? candidates[32 * i + lane].score : 0;
+    best = max(best, held[i]);
+  }
+  for (int i = 32 * kHeld + lane; i < n; i += 32) best = max(best, candidates[i].score);
   best = __reduce_max_sync(kAllLanes, best);
   const int common = __clz(int(best ^ floor));  // leading bits, of all scores
   uint32_t least = common == 0 ? 0 : floor & ~(kAllLanes >> 1 >> (common - 1));
@@ -35,8 +41,9 @@ static __device__ __noinline__ Kept keep_best(Candidate* candidates, int n, int 
   for (int bit = 31 - common; bit >= 0 && in > most; bit--) {
     const uint32_t raised = least | 1u << bit;
     int count = 0;
-#pragma unroll 4
-    for (int i = lane; i < n; i += 32) count += candidates[i].score >= raised;
+#pragma unroll
+    for (int i = 0; i < kHeld; i++) count += held[i] >= raised;
+    for (int i = 32 * kHeld + lane; i < n; i += 32) count += candidates[i].score >= raised;
     count = __reduce_add_sync(kAllLanes, count);
     if (count >= wanted) least = raised, in = count;
   }

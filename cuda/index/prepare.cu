@@ -56,16 +56,24 @@ __device__ void write_mean(const DeviceView& view, int head, int64_t block, int6
                            int mean_dim, __half* out) {
   const int lane = threadIdx.x % 32, lanes = mean_dim / kLane, teams = 32 / lanes;
   const int team = lane / lanes, d = lane % lanes * kLane;
-  const int64_t last = min64(rows, (block + 1) * MI_BLOCK);
-  float sum[kLane] = {};
-  if (team < teams) {
-#pragma unroll 4
-    for (int64_t r = block * MI_BLOCK + team; r < last; r += teams) {
-      float v[kLane];
-      load_lane(view.row(head, r), d, dim, view.dtype, view.wide && d < dim, v);
+  const int64_t first = block * MI_BLOCK + team, last = min64(rows, (block + 1) * MI_BLOCK);
+  float sum[kLane] = {}, v[kLane];
+  const auto add = [&] {
 #pragma unroll
-      for (int j = 0; j < kLane; j++) sum[j] += v[j];
+    for (int j = 0; j < kLane; j++) sum[j] += v[j];
+  };
+  if (team < teams && view.wide && d < dim) {
+    constexpr int kTogether = 4;  // loads under way
+    for (int64_t r = first; r < last; r += kTogether * teams) {
+      RawLane raw[kTogether] = {};
+#pragma unroll
+      for (int i = 0; i < kTogether; i++)
+        if (r + i * teams < last) raw[i] = load_raw(view.row(head, r + i * teams), d, view.dtype);
+#pragma unroll
+      for (int i = 0; i < kTogether; i++) unpack(raw[i], view.dtype, v), add();
     }
+  } else if (team < teams) {
+    for (int64_t r = first; r < last; r += teams) load_lane(view.row(head, r), d, dim, view.dtype, false, v), add();
   }
   constexpr float kMost = 65504;  // of an f16
 #pragma unroll

@@ -45,7 +45,7 @@ and shows what each took. Exit code 1 if an answer is wrong.`,
     await using device = await openDevice({ profile: true });
     await using model = await loadModel(fileURLToPath(FOLDER), { device, signal });
     const { config, checkpoint } = model;
-    const task = makeDemoTask(model, novel, { tokens, needles: NEEDLES, seed });
+    const task = await makeDemoTask(model, novel, { tokens, needles: NEEDLES, seed });
     const prompt = await encodeTask(model, task, { signal });
     const named = { name: checkpoint.modelName, config };
     const machine = device.info();

@@ -1,11 +1,15 @@
-// Generation-checked handles: a u64 of {generation, slot + 1}. A stale or foreign handle finds nothing.
+// Generation-checked handles: a u64 of {generation, slot + 1}. Generations are the process's, not the table's: a stale
+// handle finds nothing, nor does one of another table.
 #pragma once
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <mutex>
 #include <vector>
 
 namespace mi {
+
+inline std::atomic<uint32_t> next_generation{1};
 
 template <class T>
 class Handles {
@@ -21,6 +25,7 @@ class Handles {
       free_.pop_back();
     }
     slots_[slot].value = std::move(value);
+    slots_[slot].generation = next_generation++;
     return (uint64_t)slots_[slot].generation << 32 | (slot + 1);
   }
   std::shared_ptr<T> find(uint64_t handle) {
@@ -32,14 +37,13 @@ class Handles {
     std::lock_guard<std::mutex> lock(mutex_);
     Slot* s = slot(handle);
     if (!s) return nullptr;
-    s->generation++;
     free_.push_back((uint32_t)(s - slots_.data()));
     return std::move(s->value);
   }
 
  private:
   struct Slot {
-    uint32_t generation = 1;
+    uint32_t generation = 0;
     std::shared_ptr<T> value;
   };
   Slot* slot(uint64_t handle) {

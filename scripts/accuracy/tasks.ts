@@ -67,7 +67,7 @@ export function makeTask(
   { kind, tokens, seed, questions }: TaskSpec,
   haystack: string,
   count: (text: string) => number,
-): RetrievalTask {
+): Promise<RetrievalTask> {
   const { once: _, ...options } = KINDS[kind];
   return makeTaskOfTokens({ ...options, haystack, seed, questions }, tokens, count);
 }

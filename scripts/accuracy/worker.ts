@@ -59,7 +59,7 @@ const { model: path, haystack: prose, threads } = (await inbox.next()).value as 
     if (work === null) break;
     const { task, methods } = work;
     const { kind, tokens, seed } = task;
-    const prompts = encodeTask(model.tokenizer, makeTask(task, haystack, count));
+    const prompts = encodeTask(model.tokenizer, await makeTask(task, haystack, count));
     await using asker = await Asker.open(model, seed);
     for (const [question, prompt] of prompts.entries()) {
       for await (const outcome of asker.ask(prompt, methods[question])) {

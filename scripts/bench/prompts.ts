@@ -37,7 +37,8 @@ export async function makePrompts(
   const prompts = new Map<string, Prompt>();
   for (const length of lengths) {
     const options = { kind: "needle", haystack, seed: length, depth: 0.4 } as const;
-    const task = makeTaskOfTokens(options, length, (text) => tokenizer.encode(text).length);
+    const count = (text: string): number => tokenizer.encode(text).length;
+    const task = await makeTaskOfTokens(options, length, count);
     const [question] = task.questions;
     const text = task.context + question.prompt;
     const ids = [...tokenizer.encode(text)];

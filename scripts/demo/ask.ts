@@ -43,7 +43,7 @@ export function makeDemoTask(
   model: Model,
   novel: string,
   options: { tokens: number; needles: number; seed: number },
-): RetrievalTask {
+): Promise<RetrievalTask> {
   const { tokens, needles, seed } = options;
   const questions = Math.ceil(needles / 2);
   const count = (text: string): number => model.tokenizer.encode(text).length;

@@ -8,7 +8,7 @@ import { Scratch } from "../device/scratch.ts";
 import type { Tensor } from "../device/tensor.ts";
 import { MInferenceError } from "../native/errors.ts";
 import type { View } from "../native/structs.ts";
-import { chooseDense, DENSE_ABOVE } from "./cost.ts";
+import { causalTiles, chooseDense, DENSE_ABOVE } from "./cost.ts";
 import { type GuardOption, resolveGuard } from "./guard.ts";
 import { type HeadPattern, resolvePattern } from "./patterns.ts";
 import {
@@ -18,7 +18,7 @@ import {
   type SequenceShape,
   type WorkList,
 } from "./sequence.ts";
-import { decodeStats, type HeadStats, statsBytes } from "./stats.ts";
+import { decodeStats, denseStats, type HeadStats, statsBytes } from "./stats.ts";
 import { decodeWorkList, type HeadList } from "./work_list.ts";
 
 /** Lengths of one sequence of a padded batch. */
@@ -75,7 +75,7 @@ export interface AttentionResult extends Disposable {
   readonly out: Tensor;
   /** Log-sum-exp of each query row, f32 [B, Hq, Nq], natural logarithm; -Infinity for a row without keys. */
   readonly lse: Tensor;
-  /** What was computed, [B][Hq]; empty for plain dense attention. */
+  /** What was computed, [B][Hq]; empty without a causal mask. */
   readonly stats: readonly (readonly HeadStats[])[];
 }
 
@@ -100,15 +100,18 @@ function shapeError(message: string, details: Record<string, unknown>): MInferen
   return new MInferenceError("SHAPE", message, { details });
 }
 
+function checkDevice(name: string, { device }: { readonly device: Device }, q: Tensor): void {
+  if (device === q.device) return;
+  throw new MInferenceError("INVALID_ARGUMENT", `${name} is on another device than q`);
+}
+
 /** Checks q and keys [B, H, N, D] and their lengths. */
 function makeBatch(q: Tensor, k: Tensor, causal: boolean, options: ShapeOptions): Batch {
   for (const [name, t] of [["q", q], ["k", k]] as const) {
     if (t.shape.length !== 4) {
       throw shapeError(`${name} must be [B, H, N, D], got [${t.shape}]`, { [name]: t.shape });
     }
-    if (t.device !== q.device) {
-      throw new MInferenceError("INVALID_ARGUMENT", `${name} is on another device than q`);
-    }
+    checkDevice(name, t, q);
   }
   const [size, qHeads, maxQ, headDim] = q.shape;
   const [kSize, kvHeads, maxKv, kDim] = k.shape;
@@ -164,7 +167,8 @@ function patternsOf(
   return list.map(resolvePattern);
 }
 
-function checkOperand(name: string, tensor: Tensor, shape: readonly number[]): void {
+function checkOperand(name: string, tensor: Tensor, shape: readonly number[], q: Tensor): void {
+  checkDevice(name, tensor, q);
   if (tensor.shape.length !== shape.length || tensor.shape.some((n, i) => n !== shape[i])) {
     throw shapeError(`${name} must be [${shape}], got [${tensor.shape}]`, {
       [name]: tensor.shape,
@@ -210,7 +214,7 @@ export async function estimate(
       enqueueEstimate(device, scratch, shape, batch.view(q, b), batch.view(k, b), out, lastQ);
     });
     await device.sync(options);
-  });
+  }, options);
   owned.move();
   return {
     vertical,
@@ -221,6 +225,8 @@ export async function estimate(
 }
 
 interface IndexParts {
+  /** Where it lies. */
+  readonly device: Device;
   /** Shapes the index was built for. */
   readonly shapes: readonly SequenceShape[];
   /** Work lists in device memory, one per sequence. */
@@ -230,6 +236,30 @@ interface IndexParts {
 }
 
 const indexParts = new WeakMap<SparseIndex, IndexParts>();
+
+function partsOf(index: SparseIndex): IndexParts {
+  const parts = indexParts.get(index);
+  if (!parts) {
+    throw new MInferenceError("DISPOSED", "the index was disposed, or not made by buildIndex");
+  }
+  return parts;
+}
+
+/** Checks that an index was built for these shapes. */
+function checkBuiltFor(built: readonly SequenceShape[], now: readonly SequenceShape[]): void {
+  if (built.length !== now.length) {
+    const message = `the index was built for ${built.length} sequences, not ${now.length}`;
+    throw shapeError(message, { built: built.length, now: now.length });
+  }
+  const dimensions = ["qLen", "kvLen", "qHeads", "kvHeads", "headDim"] as const;
+  const describe = (shape: SequenceShape): string =>
+    dimensions.map((name) => `${name} ${shape[name]}`).join(", ");
+  built.forEach((was, b) => {
+    if (dimensions.every((name) => was[name] === now[b][name])) return;
+    const message = `the index was built for ${describe(was)}, not ${describe(now[b])}`;
+    throw shapeError(message, { built: was, now: now[b], batch: b });
+  });
+}
 
 /**
  * A sparse index: the work list of every sequence and head. Made by {@linkcode buildIndex}, walked by
@@ -247,6 +277,7 @@ export class SparseIndex implements Disposable {
   /** Frees the lists. */
   [Symbol.dispose](): void {
     for (const scratch of indexParts.get(this)?.memory ?? []) scratch[Symbol.dispose]();
+    indexParts.delete(this);
   }
 }
 
@@ -256,9 +287,14 @@ export class SparseIndex implements Disposable {
  * @param index From {@linkcode buildIndex}.
  * @param batch Sequence. Default 0.
  * @returns One list per query head.
+ * @throws {MInferenceError} `DISPOSED`, or `INVALID_ARGUMENT` if there is no such sequence.
  */
 export async function readIndex(index: SparseIndex, batch = 0): Promise<HeadList[]> {
-  const parts = indexParts.get(index)!;
+  const parts = partsOf(index);
+  if (!(batch in parts.lists)) {
+    const message = `sequence ${batch} of an index of ${parts.lists.length}`;
+    throw new MInferenceError("INVALID_ARGUMENT", message, { details: { batch } });
+  }
   // The list is the only thing its scratch holds; the buffer may be longer than the list.
   const buffer = parts.memory[batch].buffer("work list", 0);
   return decodeWorkList(await buffer.readBytes(0, parts.lists[batch].bytes), parts.shapes[batch]);
@@ -320,9 +356,9 @@ export async function buildIndex(
     stats.dispose();
     owned.move();
     const index = new SparseIndex(perSequence, memory.reduce((n, m) => n + m.byteLength, 0));
-    indexParts.set(index, { shapes: batch.shapes, lists, memory });
+    indexParts.set(index, { device, shapes: batch.shapes, lists, memory });
     return index;
-  });
+  }, options);
 }
 
 /**
@@ -345,6 +381,11 @@ export function sparseAttention(
   return attend(q, k, v, index, true, options);
 }
 
+/** Statistics of a sequence whose heads are all dense. */
+function allDense(shape: SequenceShape): HeadStats[] {
+  return Array<HeadStats>(shape.qHeads).fill(denseStats(causalTiles(shape)));
+}
+
 async function attend(
   q: Tensor,
   k: Tensor,
@@ -355,19 +396,13 @@ async function attend(
 ): Promise<AttentionResult> {
   const batch = makeBatch(q, k, causal, options);
   const { device } = batch;
-  checkOperand("v", v, k.shape);
-  if (options.out) checkOperand("out", options.out, q.shape);
-  const parts = index ? indexParts.get(index) : undefined;
-  parts?.shapes.forEach((built, b) => {
-    const now = batch.shapes[b];
-    if (now?.qLen !== built.qLen || now.kvLen !== built.kvLen || now.qHeads !== built.qHeads) {
-      throw shapeError(
-        `the index was built for q ${built.qLen}, kv ${built.kvLen}, ${built.qHeads} heads, ` +
-          `not q ${now?.qLen}, kv ${now?.kvLen}, ${now?.qHeads} heads`,
-        { built, now },
-      );
-    }
-  });
+  checkOperand("v", v, k.shape, q);
+  if (options.out) checkOperand("out", options.out, q.shape, q);
+  const parts = index ? partsOf(index) : undefined;
+  if (parts) {
+    checkDevice("the index", parts, q);
+    checkBuiltFor(parts.shapes, batch.shapes);
+  }
   using owned = new DisposableStack();
   const out = options.out ??
     owned.use(device.tensor(q.shape, { dtype: q.dtype }));
@@ -386,13 +421,13 @@ async function attend(
       });
     });
     await device.sync(options);
-  });
+  }, options);
   owned.move();
   const own = options.out ? [lse] : [out, lse];
   return {
     out,
     lse,
-    stats: index?.stats ?? [],
+    stats: index?.stats ?? (causal ? batch.shapes.map(allDense) : []),
     [Symbol.dispose]: (): void => own.forEach((t) => t.dispose()),
   };
 }

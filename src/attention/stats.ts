@@ -35,6 +35,20 @@ export interface Retained {
   readonly min: number;
 }
 
+/** What a head does that is computed densely, without an index. */
+export function denseStats(tiles: number): HeadStats {
+  return {
+    kind: "dense",
+    density: 1,
+    retainedMean: 1,
+    retainedMin: 1,
+    bands: 0,
+    columns: 0,
+    tiles,
+    causalTiles: tiles,
+  };
+}
+
 const KINDS = Object.keys(PATTERN_KIND) as (keyof typeof PATTERN_KIND)[];
 
 /** Bytes of the statistics of `heads` heads. */

@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { environment } from "../native/environment.ts";
 import { MInferenceError } from "../native/errors.ts";
 
 /** Compilers to build with. */
@@ -15,15 +16,6 @@ export interface Toolchain {
   readonly nvcc: string | null;
   /** Last line of its `--version`, or "". */
   readonly nvccVersion: string;
-}
-
-function env(name: string): string | undefined {
-  try {
-    return Deno.env.get(name);
-  } catch (error) {
-    if (error instanceof Deno.errors.NotCapable) return undefined;
-    throw error;
-  }
 }
 
 async function version(command: string): Promise<string[] | null> {
@@ -41,14 +33,15 @@ async function version(command: string): Promise<string[] | null> {
 }
 
 /**
- * Finds a C++ compiler (`CXX`, g++, clang++, c++) and, unless `cuda` is false or `MINFERENCE_CUDA=off`,
- * nvcc (`CUDA_HOME`, the PATH, /usr/local/cuda).
+ * Finds a C++ compiler (`CXX` alone where it is set; else g++, clang++, c++) and, unless `cuda` is false or
+ * `MINFERENCE_CUDA=off`, nvcc (in `CUDA_HOME` alone where it is set; else on the PATH, in /usr/local/cuda).
  *
  * @param cuda Whether to look for nvcc. Default true.
  * @throws {MInferenceError} `BUILD` naming what was tried if there is no C++ compiler.
  */
 export async function findToolchain(cuda = true): Promise<Toolchain> {
-  const cxxTried = [env("CXX"), "g++", "clang++", "c++"].filter((name) => name !== undefined);
+  const wanted = environment("CXX");
+  const cxxTried = wanted ? [wanted] : ["g++", "clang++", "c++"];
   let cxx: string | undefined;
   let cxxVersion = "";
   for (const name of cxxTried) {
@@ -68,11 +61,11 @@ export async function findToolchain(cuda = true): Promise<Toolchain> {
   }
   let nvcc: string | null = null;
   let nvccVersion = "";
-  if (cuda && env("MINFERENCE_CUDA") !== "off") {
-    const home = env("CUDA_HOME");
-    for (const name of [home && `${home}/bin/nvcc`, "nvcc", "/usr/local/cuda/bin/nvcc"]) {
-      const lines = name ? await version(name) : null;
-      if (name && lines) {
+  if (cuda && environment("MINFERENCE_CUDA") !== "off") {
+    const home = environment("CUDA_HOME");
+    for (const name of home ? [`${home}/bin/nvcc`] : ["nvcc", "/usr/local/cuda/bin/nvcc"]) {
+      const lines = await version(name);
+      if (lines) {
         nvcc = name;
         nvccVersion = lines[lines.length - 1];
         break;

@@ -58,7 +58,11 @@ export function parse<O extends Options>(
   } catch (error) {
     const { code = "", message } = error as Error & { code?: string };
     if (!code.startsWith("ERR_PARSE_ARGS")) throw error;
-    throw new UsageError(message.split("\n")[0].split(". To specify")[0], { cause: error });
+    const [, example] = /use '(--[\w-]+=)-XYZ'/.exec(message) ?? [];
+    const text = example
+      ? `a value that begins with a dash is given as ${example}VALUE`
+      : message.split("\n")[0].split(". To specify")[0];
+    throw new UsageError(text, { cause: error });
   }
 }
 

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { environment } from "../native/library.ts";
+import { environment } from "../native/environment.ts";
 import { COMMON, optionHelp, type Options, parse, UsageError, type Values } from "./args.ts";
 import { Interrupt } from "./interrupt.ts";
 import { errorJson, toMInferenceError } from "./failure.ts";

@@ -8,6 +8,7 @@ import { styleText } from "node:util";
 import meta from "../../deno.json" with { type: "json" };
 import { findToolchain } from "../build/toolchain.ts";
 import { deviceCount, openDevice } from "../device/open.ts";
+import { environment } from "../native/environment.ts";
 import { cacheFolder, libraryPaths, openLibrary } from "../native/library.ts";
 import { ABI_VERSION } from "../native/params.ts";
 import { type Command, defineCommand, EXIT } from "./command.ts";
@@ -108,6 +109,19 @@ async function compilers(needed: boolean): Promise<Finding[]> {
   }
 }
 
+/** The device that commands take by themselves. */
+async function usualDevice(): Promise<Finding[]> {
+  const wanted = environment("MINFERENCE_DEVICE");
+  if (wanted === undefined) return [];
+  try {
+    await using device = await openDevice();
+    return [{ name: "device", state: "ok", text: `MINFERENCE_DEVICE=${wanted}: ${device.kind}` }];
+  } catch (error) {
+    const text = `MINFERENCE_DEVICE=${wanted}: ${toMInferenceError(error).message}`;
+    return [{ name: "device", state: "problem", text, fix: "unset it, or set cpu, cuda or auto" }];
+  }
+}
+
 async function cpu(): Promise<Finding> {
   try {
     await using device = await openDevice({ kind: "cpu" });
@@ -165,7 +179,7 @@ export async function examine(): Promise<Finding[]> {
     ...await permissions(),
     ...found,
     ...await compilers(!usable),
-    ...(usable ? [await cpu(), ...await gpus()] : []),
+    ...(usable ? [await cpu(), ...await gpus(), ...await usualDevice()] : []),
     ...await models(),
   ];
 }

@@ -15,12 +15,15 @@ export interface ErrorJson {
   readonly details: Readonly<Record<string, unknown>>;
 }
 
-/** The class a thrown value belongs to: itself, `PERMISSION` for Deno's denials, else `INTERNAL`. */
+/** The class a thrown value belongs to: itself, `PERMISSION` for Deno's denials, `IO` for the system's, else `INTERNAL`. */
 export function toMInferenceError(error: unknown): MInferenceError {
   if (error instanceof MInferenceError) return error;
   const cause = error instanceof Error ? error : new Error(String(error));
   if (cause instanceof Deno.errors.NotCapable) {
     return new MInferenceError("PERMISSION", cause.message, { cause });
+  }
+  if (Object.values(Deno.errors).some((SystemError) => cause instanceof SystemError)) {
+    return new MInferenceError("IO", cause.message, { cause });
   }
   return new MInferenceError("INTERNAL", cause.message, { cause });
 }

@@ -11,7 +11,7 @@ import { type MemoryInputs, type MemoryPlan, planMemory } from "../model/memory.
 import { weightBytes, weightDtype, type WeightFormat } from "../model/parameters.ts";
 import { choosePatterns } from "../model/pattern_choice.ts";
 import { MInferenceError } from "../native/errors.ts";
-import { type Options, toNumber } from "./args.ts";
+import { type Options, toNumber, UsageError, type Values } from "./args.ts";
 import { type Command, defineCommand } from "./command.ts";
 import { bytes, count, table } from "./format.ts";
 import { inspectPatterns, PATTERN_OPTIONS, rejectPatternOptions } from "./inspect_patterns.ts";
@@ -133,26 +133,37 @@ function tensorText(rows: readonly TensorRow[], parameters: number, weights: num
   return table([["tensor", "shape", "type", "size"], ...lines, total]);
 }
 
-function advice({ fits, fitsAsFp8, fitsOnHost, hostKvCache }: MemoryPlan): string {
+function advice(
+  { tokens, fits, fitsAsFp8, fitsOnHost, hostKvCache }: MemoryPlan,
+  maxPositions: number,
+): string {
+  if (tokens > maxPositions) return `beyond the model's ${count(maxPositions)} positions`;
   if (fits) return hostKvCache > 0 ? `fits with ${bytes(hostKvCache)} of host memory` : "fits";
   const options = [fitsAsFp8 && "--kv fp8", fitsOnHost && "--kv-place host"]
     .filter((option) => option !== false);
   return options.length > 0 ? `fits with ${options.join(" or ")}` : "too large";
 }
 
-function planText(plans: readonly MemoryPlan[], room: Room): string {
+function planText(plans: readonly MemoryPlan[], room: Room, maxPositions: number): string {
   const lines = plans.map((p) => [
     count(p.tokens),
     bytes(p.weights),
     bytes(p.kvCache),
     bytes(p.workspace),
     bytes(p.total),
-    advice(p),
+    advice(p, maxPositions),
   ]);
   const head = ["context", "weights", "KV cache", "workspace", "total", ""];
   return `${table([head, ...lines])}${room.device}: ${bytes(room.free)} free, room for ${
     count(plans[0].maxContext)
   } tokens\n`;
+}
+
+/** Options that plan memory say nothing to the other ways of inspecting. */
+function rejectPlanOptions(values: Values<typeof OPTIONS>, mode: string): void {
+  const names = ["context", ...Object.keys(KV_OPTIONS), ...Object.keys(WEIGHT_OPTIONS)];
+  const stray = names.find((name) => values[name as keyof typeof OPTIONS] !== undefined);
+  if (stray) throw new UsageError(`--${stray} and --${mode} exclude each other`);
 }
 
 /** The command. */
@@ -177,6 +188,8 @@ Examples:
   options: OPTIONS,
   async run(invocation): Promise<void> {
     const { values, positionals, output } = invocation;
+    const sampled = values.precision ? "precision" : values.patterns ? "patterns" : undefined;
+    if (sampled) rejectPlanOptions(values, sampled);
     if (values.precision) return await inspectPrecision(invocation);
     if (values.patterns) return await inspectPatterns(invocation);
     rejectPatternOptions(values, positionals);
@@ -208,7 +221,7 @@ Examples:
       [
         configText(checkpoint),
         tensorText(rows, parameters, weights),
-        planText(plans, room),
+        planText(plans, room, config.maxPositions),
       ].join("\n"));
   },
 });

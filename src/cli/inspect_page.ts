@@ -3,13 +3,12 @@
  *
  * @module
  */
-import { basename, dirname } from "node:path";
+import { basename } from "node:path";
 import type { ChosenHead } from "../inspect/choose_heads.ts";
 import { makePage } from "../inspect/html.ts";
 import type { PageData, SampleReport } from "../inspect/page_data.ts";
 import type { PatternReport } from "../inspect/patterns.ts";
 import { measureSample } from "../inspect/sample.ts";
-import { MInferenceError } from "../native/errors.ts";
 import { LEAST_TOKENS } from "../search/search.ts";
 import { toNumber, UsageError } from "./args.ts";
 import type { Invocation } from "./command.ts";
@@ -18,6 +17,7 @@ import type { PATTERN_OPTIONS } from "./inspect_patterns.ts";
 import { type DEVICE_OPTIONS, deviceOptions, openModel } from "./model_options.ts";
 import { ProgressBar } from "./progress.ts";
 import { makeSample } from "./sample.ts";
+import { checkWritable, writeTextFile } from "./write_file.ts";
 
 /** `3:0,7:5` as layers and heads of the model. */
 function parseHeads(text: string, { layers }: PatternReport): ChosenHead[] {
@@ -30,24 +30,6 @@ function parseHeads(text: string, { layers }: PatternReport): ChosenHead[] {
       }, got "${part}"`,
     );
   });
-}
-
-function unwritable(path: string, cause: unknown): unknown {
-  if (cause instanceof Deno.errors.NotCapable) return cause; // tells the flag
-  const { message } = cause as Error;
-  return new MInferenceError("IO", `cannot write ${path}: ${message}`, {
-    cause,
-    details: { path },
-  });
-}
-
-/** Whether the page has a folder shows before a sample is measured for it. */
-async function checkFolder(path: string): Promise<void> {
-  try {
-    await Deno.stat(dirname(path));
-  } catch (cause) {
-    throw unwritable(path, cause);
-  }
 }
 
 /**
@@ -64,7 +46,7 @@ export async function writePage(
   report: PatternReport,
 ): Promise<SampleReport> {
   const path = values.html!;
-  await checkFolder(path);
+  await checkWritable(path);
   const wanted = toNumber("tokens", values.tokens ?? "4k", { least: LEAST_TOKENS });
   const heads = values.heads === undefined ? undefined : parseHeads(values.heads, report);
   const settings = { device: deviceOptions(values), patterns: "dense" as const };
@@ -72,7 +54,7 @@ export async function writePage(
   const { model } = opened;
   const { modelName } = model.checkpoint;
   const tokens = Math.min(wanted, model.contextLength);
-  const { name, ids } = await makeSample(model, tokens, values.file);
+  const { name, ids } = await makeSample(model, tokens, { file: values.file, signal });
   let sample: SampleReport;
   {
     using bar = new ProgressBar("sample");
@@ -81,12 +63,7 @@ export async function writePage(
   }
   const file = report.file === null ? null : basename(report.file);
   const data: PageData = { modelName, file, layers: report.layers, sample };
-  const page = await makePage(data);
-  try {
-    await Deno.writeTextFile(path, page);
-  } catch (cause) {
-    throw unwritable(path, cause);
-  }
+  await writeTextFile(path, await makePage(data));
   output.note(`${path} shows the patterns and ${count(ids.length)} tokens: ${name}`);
   return sample;
 }

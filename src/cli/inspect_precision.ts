@@ -71,7 +71,7 @@ export async function inspectPrecision(
   const stored = owned.use(await load("stored"));
   const fp8 = owned.use(await load("fp8"));
   const tokens = Math.min(wanted, stored.contextLength);
-  const { name, ids } = await makeSample(stored, tokens, values.file);
+  const { name, ids } = await makeSample(stored, tokens, { file: values.file, signal });
   let report: PrecisionReport;
   {
     using bar = new ProgressBar("layers");

@@ -16,7 +16,11 @@ import { ProgressBar } from "./progress.ts";
 
 /** Options of commands that open a device. */
 export const DEVICE_OPTIONS = {
-  device: { type: "string", value: "NAME", help: "cpu, cuda, cuda:INDEX or auto (default)" },
+  device: {
+    type: "string",
+    value: "NAME",
+    help: "cpu, cuda, cuda:INDEX or auto (default: MINFERENCE_DEVICE, else auto)",
+  },
   threads: { type: "string", value: "N", help: "CPU threads (default: one per core)" },
 } as const satisfies Options;
 
@@ -82,8 +86,8 @@ export const MODEL_OPTIONS = {
 /** What {@linkcode DEVICE_OPTIONS} say. */
 export function deviceOptions(values: Values<typeof DEVICE_OPTIONS>): DeviceOptions {
   const threads = toNumber("threads", values.threads, { least: 1, most: 1024 });
-  const { device = "auto" } = values;
-  if (device === "auto") return { threads };
+  const { device } = values;
+  if (device === undefined || device === "auto") return { kind: device, threads };
   const [, kind, index] = /^(cpu|cuda)(?::(\d+))?$/.exec(device) ?? [];
   if (!kind || (kind === "cpu" && index !== undefined)) {
     throw new UsageError(`--device is cpu, cuda, cuda:INDEX or auto; got "${device}"`);

@@ -44,7 +44,12 @@ export class Output {
   failure(line: string, error: ErrorJson): void {
     const label = styleText("red", "minference:", { stream: process.stderr });
     this.note(`${label} ${line}`);
-    if (this.json) this.write(`${JSON.stringify({ error }, jsonValue, 2)}\n`);
+    if (!this.json) return;
+    try {
+      this.write(`${JSON.stringify({ error }, jsonValue, 2)}\n`);
+    } catch {
+      // The failure may be stdout's own; stderr has told it.
+    }
   }
 
   /** Emphasis in text for stdout, where it is a terminal that wants colours. */

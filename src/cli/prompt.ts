@@ -4,6 +4,7 @@
  * @module
  */
 import { fileError } from "../model/file.ts";
+import { MInferenceError } from "../native/errors.ts";
 import { type Options, UsageError, type Values } from "./args.ts";
 
 /** Options that make a prompt. */
@@ -13,26 +14,37 @@ export const PROMPT_OPTIONS = {
 } as const satisfies Options;
 
 async function readInput(path: string): Promise<string> {
-  if (path === "-") return await new Response(Deno.stdin.readable).text();
+  let data: Uint8Array;
   try {
-    return await Deno.readTextFile(path);
+    data = path === "-"
+      ? await new Response(Deno.stdin.readable).bytes()
+      : await Deno.readFile(path);
   } catch (cause) {
     throw fileError(path, cause);
+  }
+  try {
+    return new TextDecoder("utf-8", { fatal: true }).decode(data); // without a byte order mark
+  } catch (cause) {
+    const name = path === "-" ? "standard input" : path;
+    const message = `${name} is not UTF-8 text; iconv -f ENCODING -t UTF-8 converts it`;
+    throw new MInferenceError("IO", message, { cause, details: { path } });
   }
 }
 
 /**
  * Reads the prompt. A line break separates the file from the text.
  *
- * @throws {UsageError} Where neither is given.
+ * @throws {UsageError} Where neither is given, or nothing is in them.
+ * @throws {MInferenceError} `IO` or `PERMISSION` for a file that cannot be read as text.
  */
 export async function readPrompt(values: Values<typeof PROMPT_OPTIONS>): Promise<string> {
   const { file, prompt } = values;
   if (file === undefined && prompt === undefined) {
     throw new UsageError("no prompt: give -f FILE, -f - for standard input, or -p TEXT");
   }
-  if (file === undefined) return prompt!;
-  const text = await readInput(file);
-  if (prompt === undefined) return text;
-  return text === "" || text.endsWith("\n") ? text + prompt : `${text}\n${prompt}`;
+  const text = file === undefined ? "" : await readInput(file);
+  const gap = text === "" || text.endsWith("\n") || prompt === undefined ? "" : "\n";
+  const whole = text + gap + (prompt ?? "");
+  if (whole === "") throw new UsageError("the prompt is empty");
+  return whole;
 }

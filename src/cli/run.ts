@@ -7,6 +7,7 @@ import type { GuardOption } from "../attention/guard.ts";
 import { encodeChat } from "../model/chat.ts";
 import type { Model } from "../model/model.ts";
 import type { Session } from "../model/session.ts";
+import { MOST_COUNT } from "../native/checks.ts";
 import { type Options, toNumber, type Values } from "./args.ts";
 import { type Command, defineCommand, EXIT } from "./command.ts";
 import { count, duration, percent, rate } from "./format.ts";
@@ -41,9 +42,13 @@ function samplingOf(values: Values<typeof OPTIONS>): Sampling {
   const fraction = { least: 0, most: 1, whole: false };
   return {
     maxTokens: toNumber("max-tokens", values["max-tokens"] ?? "256", { least: 1 }),
-    temperature: toNumber("temperature", values.temperature, { least: 0, whole: false }),
-    topK: toNumber("top-k", values["top-k"], { least: 0 }),
-    topP: toNumber("top-p", values["top-p"], fraction),
+    temperature: toNumber("temperature", values.temperature, {
+      least: 0,
+      most: 1e30,
+      whole: false,
+    }),
+    topK: toNumber("top-k", values["top-k"], { least: 0, most: MOST_COUNT }),
+    topP: toNumber("top-p", values["top-p"], { ...fraction, least: 1e-6 }),
     minP: toNumber("min-p", values["min-p"], fraction),
     seed: toNumber("seed", values.seed, { least: 0 }) ??
       crypto.getRandomValues(new Uint32Array(1))[0],

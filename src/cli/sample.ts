@@ -19,23 +19,44 @@ export interface Sample {
 }
 
 /**
+ * A list of keys and values with a question.
+ *
+ * @param model Whose tokens it is measured in.
+ * @param tokens Most tokens.
+ * @param seed Of the list.
+ * @param signal Stops the making.
+ */
+export async function generatedSample(
+  { tokenizer }: Model,
+  tokens: number,
+  seed: number,
+  signal?: AbortSignal,
+): Promise<Uint32Array> {
+  const encode = (text: string): Promise<Uint32Array> => tokenizer.encodeAsync(text, { signal });
+  const length = async (text: string): Promise<number> => (await encode(text)).length;
+  const task = await makeTaskOfTokens({ kind: "uuid", seed }, tokens, length);
+  return await encode(task.context + task.questions[0].prompt);
+}
+
+/**
  * The user's text, or a list of keys and values with a question, as the pattern search has it.
  *
  * @param model Whose tokens it is measured in.
  * @param tokens Most tokens.
- * @param file The text; `-` is standard input.
+ * @param options The text's file, `-` for standard input; a signal.
  * @throws {UsageError} For a text that is too short.
  */
-export async function makeSample(model: Model, tokens: number, file?: string): Promise<Sample> {
-  const { tokenizer } = model;
+export async function makeSample(
+  model: Model,
+  tokens: number,
+  { file, signal }: { file?: string; signal?: AbortSignal } = {},
+): Promise<Sample> {
   if (file === undefined) {
-    const encode = (text: string): Uint32Array => tokenizer.encode(text);
-    const task = makeTaskOfTokens({ kind: "uuid", seed: 1 }, tokens, (t) => encode(t).length);
-    const ids = encode(task.context + task.questions[0].prompt);
+    const ids = await generatedSample(model, tokens, 1, signal);
     return { name: "a generated list of keys and values", ids };
   }
   const text = await readPrompt({ file });
-  const ids = await tokenizer.encodeAsync(text);
+  const ids = await model.tokenizer.encodeAsync(text, { signal });
   if (ids.length < LEAST_TOKENS) {
     throw new UsageError(`${file} has ${ids.length} tokens, a sample needs ${LEAST_TOKENS}`);
   }

@@ -8,13 +8,14 @@ import { DEFAULT_OBJECTIVE, type Objective } from "../search/choose.ts";
 import type { Measurement } from "../search/measure.ts";
 import { countedHeads, searchPatterns } from "../search/search.ts";
 import { patternTable } from "../search/table.ts";
-import { makeTaskOfTokens } from "../tasks/retrieval.ts";
 import { type Options, toChoice, toNumber, UsageError } from "./args.ts";
 import { type Command, defineCommand } from "./command.ts";
 import { count, duration, percent, table } from "./format.ts";
 import { DEVICE_OPTIONS, deviceOptions, openModel } from "./model_options.ts";
 import { ProgressBar } from "./progress.ts";
 import { readPrompt } from "./prompt.ts";
+import { generatedSample } from "./sample.ts";
+import { checkWritable, writeTextFile } from "./write_file.ts";
 
 const OPTIONS = {
   file: { type: "string", short: "f", value: "FILE", help: "sample text (default: generated)" },
@@ -93,6 +94,13 @@ Example: minference search-patterns needle-27m -o ${PATTERNS_FILE}`,
       if (value > 0 && value <= 1) return value;
       throw new UsageError(`--${name} must be in (0, 1], got ${text}`);
     };
+    for (
+      const [name, of] of [["recall", kind === "recall"], ["budget", kind !== "recall"]] as const
+    ) {
+      if (values[name] !== undefined && !of) {
+        throw new UsageError(`--${name} says nothing to --objective ${kind}`);
+      }
+    }
     const objective: Objective = kind === "recall"
       ? {
         kind,
@@ -105,17 +113,20 @@ Example: minference search-patterns needle-27m -o ${PATTERNS_FILE}`,
     const lengths = (values.tokens ?? "30000").split(",")
       .map((text) => toNumber("tokens", text, { least: 1 }))
       .sort((a, b) => a - b);
+    if (values.file !== undefined && values.tokens !== undefined) {
+      throw new UsageError("--tokens is for generated samples: a text is read whole");
+    }
+    const out = values.out ?? PATTERNS_FILE;
+    await checkWritable(out);
     const text = values.file === undefined ? undefined : await readPrompt({ file: values.file });
     const settings = { device: deviceOptions(values), patterns: "dense" as const };
     await using opened = await openModel(positionals[0], settings, { signal });
     const { model } = opened;
-    const encode = (t: string): Uint32Array => model.tokenizer.encode(t);
     const samples = text !== undefined
       ? [await model.tokenizer.encodeAsync(text, { signal })]
-      : lengths.map((tokens, seed) => {
-        const task = makeTaskOfTokens({ kind: "uuid", seed }, tokens, (t) => encode(t).length);
-        return encode(task.context + task.questions[0].prompt);
-      });
+      : await Promise.all(
+        lengths.map((tokens, seed) => generatedSample(model, tokens, seed, signal)),
+      );
     using bar = new ProgressBar("search");
     const started = performance.now();
     const { onProgress } = bar;
@@ -126,8 +137,7 @@ Example: minference search-patterns needle-27m -o ${PATTERNS_FILE}`,
       onProgress,
     });
     const elapsedMs = performance.now() - started;
-    const out = values.out ?? PATTERNS_FILE;
-    await Deno.writeTextFile(out, formatTable(choices));
+    await writeTextFile(out, formatTable(choices));
     const counted = choices.flat().slice(0, countedHeads(model.config));
     const mean = (of: (m: Measurement) => number): number =>
       counted.reduce((sum, m) => sum + of(m), 0) / counted.length;

@@ -3,13 +3,15 @@
  *
  * @module
  */
+import { environment } from "../native/environment.ts";
 import { MInferenceError } from "../native/errors.ts";
-import { environment, type Native } from "../native/library.ts";
+import type { Native } from "../native/library.ts";
 import { OP_COUNT, OP_NAMES } from "../native/params.ts";
 import { CANCELLED, check, newError, toError } from "../native/status.ts";
 import { byteLength, type DType } from "./dtype.ts";
 import { decodeInfo, type DeviceInfo, type DeviceKind, infoRequest } from "./info.ts";
 import { type HostArray, Tensor } from "./tensor.ts";
+import { Turns } from "./turns.ts";
 
 /** Common options of calls that wait. */
 export interface CallOptions {
@@ -51,7 +53,7 @@ interface Batch {
 export class Device implements AsyncDisposable {
   readonly #native: Native;
   #handle: bigint;
-  #tail: Promise<unknown> = Promise.resolve();
+  readonly #turns = new Turns();
   #batch: Batch | undefined;
   #cancellations = 0;
   // Tensors that were dropped without disposal. Holds the handles only, never the tensors.
@@ -77,8 +79,12 @@ export class Device implements AsyncDisposable {
     return this.#handle === 0n;
   }
 
-  get #open(): bigint {
+  #checkOpen(): void {
     if (this.#handle === 0n) throw new MInferenceError("DISPOSED", "the device was closed");
+  }
+
+  get #open(): bigint {
+    this.#checkOpen();
     return this.#handle;
   }
 
@@ -92,7 +98,9 @@ export class Device implements AsyncDisposable {
     call: (device: bigint, error: Uint8Array<ArrayBuffer>) => Promise<number>,
   ): Promise<void> {
     const error = newError();
-    check(name, await call(this.#open, error), error);
+    const status = await call(this.#open, error);
+    this.#checkOpen(); // closing meanwhile drops what was waited for
+    check(name, status, error);
   }
 
   /** A snapshot of the device's properties. */
@@ -120,14 +128,7 @@ export class Device implements AsyncDisposable {
     const tensor = this.#own(shape, dtype, out[0]);
     if (data) {
       try {
-        if (data.length !== elements && dtype in { f32: 0, f16: 0, bf16: 0, i32: 0, u32: 0 }) {
-          throw new MInferenceError(
-            "SHAPE",
-            `${data.length} elements given for tensor [${shape}] of ${elements}`,
-            { details: { given: data.length, shape } },
-          );
-        }
-        tensor.writeNow(data);
+        tensor.fillNow(data);
       } catch (error) {
         tensor.dispose();
         throw error;
@@ -234,6 +235,7 @@ export class Device implements AsyncDisposable {
     try {
       const status = await this.#native.mi_sync(this.#open, error);
       signal?.throwIfAborted();
+      this.#checkOpen(); // closing meanwhile drops what was queued
       if (status !== CANCELLED) check("sync", status, error);
       else throw toError("sync", status, error);
     } finally {
@@ -280,11 +282,11 @@ export class Device implements AsyncDisposable {
 
   /**
    * Runs `body` when no other exclusive body runs, in call order: sessions that share a device queue here.
+   *
+   * @throws `signal.reason` on an abort while others run; once it runs, `body` itself sees to the signal.
    */
-  exclusive<T>(body: () => Promise<T>): Promise<T> {
-    const run = this.#tail.then(body);
-    this.#tail = run.catch(() => {});
-    return run;
+  exclusive<T>(body: () => Promise<T>, { signal }: CallOptions = {}): Promise<T> {
+    return this.#turns.take(body, signal);
   }
 
   /**

@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { checkChoice } from "../native/checks.ts";
 import { MInferenceError } from "../native/errors.ts";
 
 /** Element types of activations and caches. */
@@ -42,9 +43,10 @@ export const FORMAT: Readonly<Record<DType, Format>> = {
 /**
  * Bytes of `elements` elements.
  *
- * @throws {MInferenceError} `SHAPE` if they do not fill whole blocks.
+ * @throws {MInferenceError} `SHAPE` if they do not fill whole blocks, `INVALID_ARGUMENT` for an unknown dtype.
  */
 export function byteLength(dtype: DType, elements: number): number {
+  checkChoice("dtype", dtype, Object.keys(FORMAT) as DType[]);
   const { elements: block, bytes } = FORMAT[dtype];
   if (elements % block !== 0) {
     throw new MInferenceError(

@@ -3,8 +3,10 @@
  *
  * @module
  */
+import { checkChoice, checkNumber, MOST_COUNT } from "../native/checks.ts";
+import { environment } from "../native/environment.ts";
 import { MInferenceError } from "../native/errors.ts";
-import { environment, type Native, openLibrary } from "../native/library.ts";
+import { type Native, openLibrary } from "../native/library.ts";
 import { DEVICE_KIND, deviceOptions } from "../native/params.ts";
 import { check, newError } from "../native/status.ts";
 import { Device } from "./device.ts";
@@ -37,16 +39,28 @@ export interface DeviceOptions {
  */
 export function deviceCount(kind: DeviceKind, library?: string | URL): number {
   const error = newError();
+  checkChoice("kind", kind, ["cpu", "cuda"]);
   const count = openLibrary(library).mi_device_count(DEVICE_KIND[kind], error);
   return Math.max(0, count);
 }
 
-function chooseKind(native: Native, wanted: string): DeviceKind {
+function chooseKind(native: Native, wanted: string, where: string): DeviceKind {
   if (wanted === "cpu" || wanted === "cuda") return wanted;
   if (wanted !== "auto") {
-    throw new MInferenceError("INVALID_ARGUMENT", `unknown device "${wanted}": cpu, cuda or auto`);
+    throw new MInferenceError(
+      "INVALID_ARGUMENT",
+      `unknown device "${wanted}"${where}: cpu, cuda or auto`,
+    );
   }
   return native.mi_device_count(DEVICE_KIND.cuda, newError()) > 0 ? "cuda" : "cpu";
+}
+
+/** Threads to start; 0 is one per core. */
+function threadCount(given: number | undefined): number {
+  const limits = { least: 1, most: 1024 };
+  if (given !== undefined) return checkNumber("threads", given, limits);
+  const text = environment("MINFERENCE_THREADS");
+  return text === undefined ? 0 : checkNumber("MINFERENCE_THREADS", Number(text), limits);
 }
 
 /**
@@ -64,7 +78,10 @@ function chooseKind(native: Native, wanted: string): DeviceKind {
  */
 export async function openDevice(options: DeviceOptions = {}): Promise<Device> {
   const native = openLibrary(options.library);
-  const kind = chooseKind(native, options.kind ?? environment("MINFERENCE_DEVICE") ?? "auto");
+  const fromEnvironment = environment("MINFERENCE_DEVICE");
+  const kind = options.kind === undefined && fromEnvironment !== undefined
+    ? chooseKind(native, fromEnvironment, " in MINFERENCE_DEVICE")
+    : chooseKind(native, options.kind ?? "auto", "");
   const isaName = options.isa ?? environment("MINFERENCE_ISA");
   if (isaName && !(isaName in ISA)) {
     throw new MInferenceError(
@@ -77,8 +94,8 @@ export async function openDevice(options: DeviceOptions = {}): Promise<Device> {
   const params = deviceOptions.encode({
     size: deviceOptions.size,
     kind: DEVICE_KIND[kind],
-    index: options.index ?? 0,
-    threads: options.threads ?? Number(environment("MINFERENCE_THREADS") ?? 0),
+    index: checkNumber("index", options.index ?? 0, { most: MOST_COUNT }),
+    threads: threadCount(options.threads),
     memory_limit: options.memoryLimit ?? 0,
     isa: kind === "cpu" ? cpuIsa : (portable ? 80 : 0),
     profile: options.profile ? 1 : 0,

@@ -130,6 +130,23 @@ export class Tensor implements Disposable {
     this.device.writeBytesNow(this.handle, byteLength(this.dtype, offset), bytes);
   }
 
+  /**
+   * As {@linkcode Tensor.writeNow}, for all of the tensor.
+   *
+   * @throws {MInferenceError} `SHAPE` if the data is longer or shorter.
+   */
+  fillNow(data: HostArray): void {
+    const bytes = encode(this.dtype, data);
+    if (bytes.byteLength !== this.byteLength) {
+      throw new MInferenceError(
+        "SHAPE",
+        `${bytes.byteLength} bytes given for tensor [${this.shape}] ${this.dtype} of ${this.byteLength} bytes`,
+        { details: { given: bytes.byteLength, wanted: this.byteLength, shape: this.shape } },
+      );
+    }
+    this.device.writeBytesNow(this.handle, 0, bytes);
+  }
+
   #encode(data: HostArray, offset: number): Uint8Array<ArrayBuffer> {
     const bytes = encode(this.dtype, data);
     const start = byteLength(this.dtype, offset);

@@ -4,21 +4,35 @@
  * @module
  */
 import type { SampleOptions } from "../device/ops.ts";
+import { checkNumber, MOST_COUNT } from "../native/checks.ts";
 import type { FinishReason, GenerateOptions, TokenChunk } from "./generation.ts";
 import type { Detokenizer } from "./detokenizer.ts";
 
 /** How every token of a generation is drawn. */
 export type Sampling = Omit<SampleOptions, "step">;
 
-/** Fills in the defaults; without a seed a random one. */
+/**
+ * Fills in the defaults; without a seed a random one.
+ *
+ * @throws {MInferenceError} `INVALID_ARGUMENT` naming what is out of range, `maxTokens` included.
+ */
 export function resolveSampling(options: GenerateOptions): Sampling {
+  const positive = { least: 1e-6, whole: false };
+  const { maxTokens = 1, seed = crypto.getRandomValues(new Uint32Array(1))[0] } = options;
+  checkNumber("maxTokens", maxTokens, { most: Infinity, whole: maxTokens !== Infinity });
   return {
-    temperature: options.temperature ?? 0,
-    topK: options.topK ?? 0,
-    topP: options.topP ?? 1,
-    minP: options.minP ?? 0,
-    repetitionPenalty: options.repetitionPenalty ?? 1,
-    seed: BigInt(options.seed ?? crypto.getRandomValues(new Uint32Array(1))[0]),
+    temperature: checkNumber("temperature", options.temperature ?? 0, {
+      most: 1e30, // of an f32, with room
+      whole: false,
+    }),
+    topK: checkNumber("topK", options.topK ?? 0, { most: MOST_COUNT }),
+    topP: checkNumber("topP", options.topP ?? 1, { ...positive, most: 1 }),
+    minP: checkNumber("minP", options.minP ?? 0, { most: 1, whole: false }),
+    repetitionPenalty: checkNumber("repetitionPenalty", options.repetitionPenalty ?? 1, {
+      ...positive,
+      most: 1e30,
+    }),
+    seed: BigInt(checkNumber("seed", seed)),
   };
 }
 

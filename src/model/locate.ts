@@ -5,19 +5,15 @@
  */
 import { fileURLToPath } from "node:url";
 import { join, resolve } from "node:path";
+import { environment } from "../native/environment.ts";
 import { MInferenceError } from "../native/errors.ts";
 import { stat } from "./file.ts";
 
 /** Folders that hold models: `MINFERENCE_MODELS`, then `models/` of a checkout of this package. */
 export function modelFolders(): string[] {
   const folders: string[] = [];
-  try {
-    const folder = Deno.env.get("MINFERENCE_MODELS");
-    if (folder) folders.push(folder);
-  } catch (error) {
-    // Without permission for the variable there is no such folder.
-    if (!(error instanceof Deno.errors.NotCapable)) throw error;
-  }
+  const folder = environment("MINFERENCE_MODELS");
+  if (folder) folders.push(folder);
   const { url } = import.meta;
   if (url.startsWith("file:")) folders.push(fileURLToPath(new URL("../../models", url)));
   return folders;

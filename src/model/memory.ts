@@ -18,6 +18,7 @@ import type { Planner } from "../device/device.ts";
 import { byteLength, type DType, FORMAT } from "../device/dtype.ts";
 import { type LinearOptions, planLinear } from "../device/ops.ts";
 import { ABSENT } from "../device/scratch.ts";
+import { checkNumber } from "../native/checks.ts";
 import { MInferenceError } from "../native/errors.ts";
 import type { View } from "../native/structs.ts";
 import type { ModelConfig } from "./config.ts";
@@ -202,13 +203,18 @@ function ifItFits(
   return wanted.device <= inputs.free && wanted.host <= inputs.hostFree ? wanted : undefined;
 }
 
+/** Keys that attention can address. */
+const MOST_PLANNED = 1 << 29;
+
 /**
  * Plans a context.
  *
  * @param inputs The model and the device's state.
  * @param tokens Tokens of the context.
+ * @throws {MInferenceError} `INVALID_ARGUMENT` for what no context can be.
  */
 export function planMemory(inputs: MemoryInputs, tokens: number): MemoryPlan {
+  checkNumber("tokens", tokens, { least: 1, most: MOST_PLANNED });
   const { maxPositions } = inputs.config;
   let low = 0;
   let high = maxPositions;

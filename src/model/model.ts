@@ -7,6 +7,7 @@ import type { HeadPattern } from "../attention/patterns.ts";
 import type { CallOptions, Device } from "../device/device.ts";
 import { openDevice } from "../device/open.ts";
 import type { FloatDType } from "../device/dtype.ts";
+import { checkChoice } from "../native/checks.ts";
 import { MInferenceError } from "../native/errors.ts";
 import { type ChatMessage, encodeChat } from "./chat.ts";
 import { type Checkpoint, openCheckpoint } from "./checkpoint.ts";
@@ -291,12 +292,8 @@ function cacheShape(
  */
 export async function loadModel(source: string | URL, options: LoadOptions = {}): Promise<Model> {
   const { signal, weights = "stored" } = options;
-  if (weights !== "stored" && weights !== "fp8") {
-    throw new MInferenceError(
-      "INVALID_ARGUMENT",
-      `weights are "stored" or "fp8", not "${weights}"`,
-    );
-  }
+  checkChoice("weights", weights, ["stored", "fp8"]);
+  checkChoice("precision", options.precision ?? "bf16", ["f32", "bf16"]);
   const checkpoint = await openCheckpoint(source);
   const { config } = checkpoint;
   const contextLength = options.contextLength ?? config.maxPositions;

@@ -64,6 +64,10 @@ export async function choosePatterns(
   if (choice === "upstream") {
     return await read(publishedPatterns(modelName, basename(checkpoint.path, ".gguf")));
   }
+  if (typeof choice !== "object" || choice === null) {
+    const message = `patterns are "auto", "dense", "upstream" or an object, got ${choice}`;
+    throw new MInferenceError("INVALID_ARGUMENT", message, { details: { patterns: choice } });
+  }
   if ("published" in choice) return await read(publishedPatterns(choice.published));
   if ("file" in choice) return await read(choice.file);
   if ("kind" in choice) return uniform(resolvePattern(choice, 0));

@@ -9,6 +9,8 @@ import type { ReviseEstimate } from "../attention/revise.ts";
 import { decodeStats, type HeadStats, statsBytes } from "../attention/stats.ts";
 import type { CallOptions, Device } from "../device/device.ts";
 import type { Tensor } from "../device/tensor.ts";
+import { Turns } from "../device/turns.ts";
+import { checkChoice } from "../native/checks.ts";
 import { MInferenceError } from "../native/errors.ts";
 import type { Decoder } from "./decoder.ts";
 import { complete, resolveSampling, type Sampling } from "./completion.ts";
@@ -91,6 +93,7 @@ export class Session implements AsyncDisposable {
   readonly #parts: SessionParts;
   readonly #cache: KvCache;
   readonly #logits: Tensor; // f32 [vocabulary], of the last computed token
+  readonly #prompts = new Turns(); // a prompt's tokens depend on what is before it
   #tokens: number[] = [];
   #computed = 0; // tokens whose keys and values are in the cache, or queued to be
   // The device's cancellations when the last pass was queued, if it may not have run yet.
@@ -186,6 +189,11 @@ export class Session implements AsyncDisposable {
     prompt: string | Uint32Array,
     options: PrefillOptions = {},
   ): Promise<PrefillResult> {
+    checkChoice("mode", options.mode ?? "append", ["append", "replace"]);
+    return await this.#prompts.take(() => this.#prefill(prompt, options), options.signal);
+  }
+
+  async #prefill(prompt: string | Uint32Array, options: PrefillOptions): Promise<PrefillResult> {
     this.#check();
     const replace = options.mode === "replace";
     const tokens = await this.#encode(prompt, options, replace || this.length === 0);
@@ -210,7 +218,7 @@ export class Session implements AsyncDisposable {
         this.#resume(kept - 1);
         throw error;
       }
-    });
+    }, options);
   }
 
   /** Drops keys and values of the tokens from `length` on. */
@@ -307,11 +315,11 @@ export class Session implements AsyncDisposable {
     options: GenerateOptions,
   ): AsyncGenerator<TokenChunk, GenerationStats> {
     const started = performance.now();
+    const sampling = resolveSampling(options);
     const cachedTokens = this.length;
     const prefill = prompt === undefined ? null : await this.prefill(prompt, options);
     const { decoder, tokenizer } = this.#parts;
     const eos = new Set(options.ignoreEos ? [] : decoder.config.eosIds);
-    const sampling = resolveSampling(options);
     const promptTokens = this.length;
     const room = (): number => this.capacity - this.length;
     const draw = (step: number, more: boolean): Promise<number | null> =>
@@ -359,7 +367,7 @@ export class Session implements AsyncDisposable {
       this.#tokens.push(token);
       if (ahead) this.#computed = length + 1;
       return token;
-    });
+    }, { signal });
   }
 
   /**

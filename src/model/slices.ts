@@ -19,13 +19,17 @@ function steps(section: unknown): JsonObject[] {
   return Array.isArray(inner) ? inner.flatMap(steps) : [section];
 }
 
+// Where a text is cut: between a line that ends in a visible character and a line that begins with a letter, and before
+// the space between two letters.
+const CUT = /[^\s\p{White_Space}]\n(?=\p{L})|\p{L}(?= \p{L})/gu;
+
 /**
- * Whether cuts between a line that ends in a visible character and a line that begins with a letter leave the ids as
- * they are. True for two families, which cover the supported models:
+ * Whether {@linkcode sliceEnds} leaves the ids as they are. True for two families, which cover the supported models:
  *
  *  - Byte-level BPE whose pre-tokenizer is one of the GPT-2 descended expressions: none of their alternatives reaches
- *    across a newline into a letter, and with a visible character before the newline no run of white space is split.
- *  - SentencePiece BPE over the whole text: a merge across the newline would need a token that contains one.
+ *    across a newline into a letter, and with a visible character before the newline no run of white space is split. A
+ *    single space goes with the letter that follows it.
+ *  - SentencePiece BPE over the whole text: a merge across a cut would need a token that goes across one.
  *
  * @param json The tokenizer.json.
  * @param tokenizer The tokenizer built from it.
@@ -34,7 +38,10 @@ export function canSlice(json: JsonObject, tokenizer: Tokenizer): boolean {
   const normalizers = steps(json.normalizer);
   const preTokenizers = steps(json.pre_tokenizer);
   const added = [...tokenizer.get_added_tokens_decoder().values()];
-  if (added.some((token) => token.content.includes("\n"))) return false;
+  if (added.some((token) => /\n|\p{L} \p{L}/u.test(token.content))) return false;
+  // One that takes the white space beside it along, and may stand beside a cut.
+  if (added.some((t) => t.lstrip && /^\p{L}/u.test(t.content))) return false;
+  if (added.some((t) => t.rstrip && /\p{L}$/u.test(t.content))) return false;
 
   const last = preTokenizers.at(-1);
   if (last?.type === "ByteLevel") {
@@ -46,7 +53,7 @@ export function canSlice(json: JsonObject, tokenizer: Tokenizer): boolean {
     json.model.byte_fallback === true && preTokenizers.length === 0;
   return isSentencePiece &&
     normalizers.every((step) => step.type === "Prepend" || isSpaceReplacement(step)) &&
-    tokenizer.model!.vocab.every((token) => !/\n\p{L}/u.test(token));
+    tokenizer.model!.vocab.every((token) => !/\n\p{L}|\p{L}\u2581/u.test(token));
 }
 
 function isLineBound(step: JsonObject): boolean {
@@ -91,7 +98,7 @@ export function continuing(normalizer: Tokenizer["normalizer"]): Tokenizer["norm
  * @returns Increasing positions; the last one is `text.length`.
  */
 export function* sliceEnds(text: string, length: number): Generator<number> {
-  const cut = /[^\s\p{White_Space}]\n(?=\p{L})/gu;
+  const cut = new RegExp(CUT);
   let start = 0;
   while (start + length < text.length) {
     cut.lastIndex = start + length;

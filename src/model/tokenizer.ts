@@ -68,7 +68,7 @@ function complete(path: string, json: JsonObject): JsonObject {
  *
  * @example
  * ```ts ignore
- * const tokenizer = await checkpoint.tokenizer();
+ * const tokenizer = await checkpoint.loadTokenizer();
  * const ids = tokenizer.encode("What is the pass key?");
  * console.log(tokenizer.decode(ids));
  * ```
@@ -156,6 +156,9 @@ export class Tokenizer {
    */
   async encodeAsync(text: string, options: EncodeAsyncOptions = {}): Promise<Uint32Array> {
     const { signal, onProgress, parseSpecial = true, sliceLength = DEFAULT_SLICE } = options;
+    // Whoever stops this or waits beside it has a turn before each slice.
+    const pause = (): Promise<void> => new Promise((resolve) => setTimeout(resolve, 0));
+    if (text.length > sliceLength) await pause();
     if (!this.#sliceable) {
       signal?.throwIfAborted();
       const ids = this.encode(text, options);
@@ -169,7 +172,7 @@ export class Tokenizer {
       tokens.push(this.#tokens(text.slice(start, end), parseSpecial, start === 0));
       start = end;
       onProgress?.(end, text.length);
-      if (end < text.length) await new Promise((resolve) => setTimeout(resolve, 0));
+      if (end < text.length) await pause();
     }
     signal?.throwIfAborted();
     return this.#wrap(tokens.flat(), options);

@@ -6,22 +6,13 @@
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import meta from "../../deno.json" with { type: "json" };
+import { environment } from "./environment.ts";
 import { MInferenceError } from "./errors.ts";
 import { ABI_VERSION } from "./params.ts";
 import { symbols } from "./symbols.ts";
 
 /** The opened library's functions. */
 export type Native = Deno.DynamicLibrary<typeof symbols>["symbols"];
-
-/** An environment variable, or undefined where reading it is not permitted. */
-export function environment(name: string): string | undefined {
-  try {
-    return Deno.env.get(name);
-  } catch (error) {
-    if (error instanceof Deno.errors.NotCapable) return undefined;
-    throw error;
-  }
-}
 
 /** Folder that `minference build` writes to outside a checkout, or undefined without HOME. */
 export function cacheFolder(): string | undefined {

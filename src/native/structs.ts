@@ -4,6 +4,7 @@
  *
  * @module
  */
+import { checkNumber, type Limits, MOST_COUNT } from "./checks.ts";
 
 /** A range of a buffer: `mi_ref`. */
 export interface Ref {
@@ -51,7 +52,23 @@ export type Values<F extends Record<string, FieldType>> = {
   readonly [K in Exclude<keyof F, "reserved">]: FieldTypes[F[K]];
 };
 
-function writeField(view: DataView, at: number, type: FieldType, value: unknown): void {
+const INTEGERS = {
+  i32: { least: -MOST_COUNT - 1, most: MOST_COUNT },
+  u32: { most: 2 * MOST_COUNT + 1 },
+  i64: { least: Number.MIN_SAFE_INTEGER },
+  u64: {},
+} satisfies Record<string, Limits>;
+
+function writeField(
+  view: DataView,
+  at: number,
+  type: FieldType,
+  value: unknown,
+  name: string,
+): void {
+  if (type in INTEGERS && typeof value !== "bigint") {
+    checkNumber(name, value as number, INTEGERS[type as keyof typeof INTEGERS]);
+  }
   switch (type) {
     case "i32":
       return view.setInt32(at, value as number, true);
@@ -104,7 +121,7 @@ export class Struct<F extends Record<string, FieldType>> {
     for (const field in this.offsets) {
       if (field === "reserved") continue;
       const value = (values as Record<string, unknown>)[field];
-      writeField(view, at + this.offsets[field], this.fields[field], value);
+      writeField(view, at + this.offsets[field], this.fields[field], value, field);
     }
   }
 

@@ -243,19 +243,22 @@ export function makeTask(options: TaskOptions): RetrievalTask {
  * @returns The longest task found; within 1% of `tokens` where the kind allows.
  * @throws {MInferenceError} `INVALID_ARGUMENT` where not even the shortest task fits.
  */
-export function makeTaskOfTokens(
+export async function makeTaskOfTokens(
   options: Omit<TaskOptions, "length">,
   tokens: number,
-  count: (text: string) => number,
-): RetrievalTask {
+  count: (text: string) => number | Promise<number>,
+): Promise<RetrievalTask> {
   const typicalUnitsPerToken = options.kind === "uuid" ? 1.5 : 3.5;
   let length = tokens * typicalUnitsPerToken;
   let best: RetrievalTask | undefined;
   for (let round = 0; round < 8; round++) {
     const task = makeTask({ ...options, length: Math.floor(length) });
-    const [longest] = task.questions.map(({ prompt }) => ({ prompt, tokens: count(prompt) }))
-      .sort((a, b) => b.tokens - a.tokens);
-    const used = count(task.context + longest.prompt); // the long text is counted once
+    const prompts = task.questions.map(async ({ prompt }) => ({
+      prompt,
+      tokens: await count(prompt),
+    }));
+    const [longest] = (await Promise.all(prompts)).sort((a, b) => b.tokens - a.tokens);
+    const used = await count(task.context + longest.prompt); // the long text is counted once
     if (used <= tokens) {
       if (best === undefined || task.context.length > best.context.length) best = task;
       if (used >= 0.99 * tokens) break;

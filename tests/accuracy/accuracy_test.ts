@@ -59,7 +59,7 @@ Deno.test("accuracy: a context encoded once gives the ids of each prompt encoded
   const tokenizer = await (await openCheckpoint(folder)).loadTokenizer();
   const count = (text: string): number => tokenizer.encode(text).length;
   for (const spec of listTasks({ tokens: 3000, contexts: 1, questions: 4 })) {
-    const task = makeTask(spec, haystack, count);
+    const task = await makeTask(spec, haystack, count);
     assert.equal(task.questions.length, spec.questions, spec.kind);
     for (const { question, ids, answer } of encodeTask(tokenizer, task)) {
       const whole = task.context + question.prompt;

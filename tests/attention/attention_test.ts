@@ -10,6 +10,7 @@ import {
 import type { SequenceShape } from "../../src/attention/sequence.ts";
 import { visits } from "../../src/attention/work_list.ts";
 import type { FloatDType } from "../../src/device/dtype.ts";
+import { openDevice } from "../../src/device/open.ts";
 import type { Tensor } from "../../src/device/tensor.ts";
 import { attentionDtypes, device, failure, gaussians, relativeError } from "../support.ts";
 import { patterns, shapes, tolerance } from "./arbitraries.ts";
@@ -205,16 +206,6 @@ Deno.test("wrong operands are refused with the numbers", async () => {
   assert.equal(await code(() => attention(c.q, c.k, c.v, sparse)), "INVALID_ARGUMENT");
 });
 
-Deno.test("an index serves only the shapes it was built for, until it is disposed", async () => {
-  const shape = { qHeads: 1, kvHeads: 1, headDim: 16, qLen: 100, kvLen: 100, scale: 0.25 };
-  using c = await makeCase(shape, attentionDtypes[0], 1);
-  using d = await makeCase({ ...shape, qLen: 99, kvLen: 99 }, attentionDtypes[0], 1);
-  const index = await buildIndex(c.q, c.k, { kind: "a_shape", sink: 4, local: 16 });
-  assert.equal((await failure(() => sparseAttention(d.q, d.k, d.v, index))).code, "SHAPE");
-  index[Symbol.dispose]();
-  assert.equal((await failure(() => sparseAttention(c.q, c.k, c.v, index))).code, "DISPOSED");
-});
-
 Deno.test("attention in one call computes what its three steps do, for every pattern", async () => {
   const dtype = attentionDtypes[0];
   const shape = { qHeads: 2, kvHeads: 1, headDim: 16, qLen: 300, kvLen: 300, scale: 0.25 };
@@ -228,4 +219,58 @@ Deno.test("attention in one call computes what its three steps do, for every pat
     }),
     { numRuns: 30 },
   );
+});
+
+Deno.test("statistics are there whatever the automatic choice is", async () => {
+  const shape = { qHeads: 2, kvHeads: 1, headDim: 64, qLen: 300, kvLen: 400, scale: 0.125 };
+  using c = await makeCase(shape, attentionDtypes[0], 1);
+  using index = await buildIndex(c.q, c.k, { kind: "dense" });
+  const pattern = { kind: "vertical_slash", vertical: 1000, slash: 6096 } as const;
+  using chosen = await attention(c.q, c.k, c.v, { pattern });
+  assert.deepEqual(chosen.stats, index.stats);
+  using dense = await attention(c.q, c.k, c.v);
+  assert.deepEqual(dense.stats, index.stats);
+  using open = await attention(c.q, c.k, c.v, { causal: false });
+  assert.deepEqual(open.stats, []);
+});
+
+Deno.test("an index serves only the shapes it was built for, until it is disposed", async () => {
+  const shape = { qHeads: 2, kvHeads: 1, headDim: 64, qLen: 64, kvLen: 128, scale: 0.125 };
+  using c = await makeCase(shape, attentionDtypes[0], 1);
+  const index = await buildIndex(c.q, c.k, { kind: "a_shape", sink: 64, local: 64 });
+  const others = [{ kvLen: 192 }, { qLen: 65 }, { headDim: 96 }, { kvHeads: 2 }, { qHeads: 4 }];
+  for (const change of others) {
+    using other = await makeCase({ ...shape, ...change }, attentionDtypes[0], 1);
+    const error = await failure(() => sparseAttention(other.q, other.k, other.v, index));
+    assert.equal(error.code, "SHAPE");
+    const [[name, value]] = Object.entries(change);
+    assert.match(error.message, new RegExp(`built for .*, not .*${name} ${value}`));
+  }
+  const two = [2, 2, 64, 64];
+  using q = device.tensor(two, { dtype: c.q.dtype });
+  using k = device.tensor([2, 1, 128, 64], { dtype: c.q.dtype });
+  const batch = await failure(() => sparseAttention(q, k, k, index));
+  assert.match(batch.message, /built for 1 sequences, not 2/);
+  assert.equal((await failure(() => readIndex(index, 1))).code, "INVALID_ARGUMENT");
+  index[Symbol.dispose]();
+  index[Symbol.dispose]();
+  assert.equal((await failure(() => readIndex(index))).code, "DISPOSED");
+  assert.equal((await failure(() => sparseAttention(c.q, c.k, c.v, index))).code, "DISPOSED");
+});
+
+Deno.test("operands of another device are refused", async () => {
+  const shape = { qHeads: 1, kvHeads: 1, headDim: 64, qLen: 64, kvLen: 64, scale: 0.125 };
+  using c = await makeCase(shape, attentionDtypes[0], 1);
+  await using other = await openDevice({ kind: device.kind });
+  using foreign = other.tensor(c.v.shape, { dtype: c.v.dtype });
+  for (
+    const [name, call] of [
+      ["v", () => attention(c.q, c.k, foreign)],
+      ["out", () => attention(c.q, c.k, c.v, { out: foreign })],
+    ] as const
+  ) {
+    const error = await failure(call);
+    assert.equal(error.code, "INVALID_ARGUMENT");
+    assert.equal(error.message, `${name} is on another device than q`);
+  }
 });

@@ -9,7 +9,7 @@ import { MODEL, runScript } from "./support.ts";
 Deno.test("numbers hidden in the novel are found, and a wrong one is noticed", async () => {
   await using model = await loadModel(MODEL, { device });
   const novel = await Deno.readTextFile(`${MODEL}/haystack.txt`);
-  const task = makeDemoTask(model, novel, { tokens: 2000, needles: 4, seed: 3 });
+  const task = await makeDemoTask(model, novel, { tokens: 2000, needles: 4, seed: 3 });
   assert.equal(task.questions.length, 2);
   const prompt = await encodeTask(model, task);
   const length = prompt.context.length + prompt.questions[0].ids.length;

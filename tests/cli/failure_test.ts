@@ -34,17 +34,22 @@ Deno.test("unreadable prompts and damaged models are named", async () => {
   const damaged = await Deno.makeTempFile({ suffix: ".gguf" });
   const whole = await Deno.readFile(`${MODEL}/needle-27m-q8_0.gguf`);
   await Deno.writeFile(damaged, whole.subarray(0, 10_000));
-  const [prompt, model, other] = await Promise.all([
+  const latin = await Deno.makeTempFile();
+  await Deno.writeFile(latin, new Uint8Array([0x63, 0x61, 0x66, 0xe9, 0x0a]));
+  const [encoding, prompt, model, other] = await Promise.all([
+    failureOf(["run", MODEL, "-f", latin]),
     failureOf(["run", MODEL, "-f", "/no/such/file"]),
     failureOf(["inspect", damaged]),
     failureOf(["run", MODEL, "-p", "x", "--patterns", "/no/patterns.json"]),
   ]);
+  assert.equal(encoding.code, "IO");
+  assert.match(encoding.message, /is not UTF-8 text/);
   assert.equal(prompt.code, "IO");
   assert.match(prompt.message, /\/no\/such\/file: no such file/);
   assert.equal(model.code, "CHECKPOINT");
   assert.ok(model.message.includes(damaged));
   assert.match(other.message, /\/no\/patterns\.json/);
-  await Deno.remove(damaged);
+  await Promise.all([Deno.remove(damaged), Deno.remove(latin)]);
 });
 
 Deno.test("a prompt beyond the context is refused with the numbers", async () => {
@@ -74,4 +79,22 @@ Deno.test("missing permissions are told with the flag to add", async () => {
   assert.match(library.message, /--allow-ffi=/);
   assert.equal(file.code, "PERMISSION");
   assert.match(file.message, /--allow-read/);
+});
+
+Deno.test("a file that cannot be written is told before the work for it", async () => {
+  const started = performance.now();
+  const search = ["search-patterns", MODEL, "-o"];
+  const read = ["--allow-read", "--allow-env", "--allow-ffi"];
+  const [folder, missing, permission, page] = await Promise.all([
+    failureOf([...search, "."]),
+    failureOf([...search, "/no/such/p.json"]),
+    failureOf([...search, "p.json"], { permissions: read }),
+    failureOf(["inspect", MODEL, "--patterns", "--html", "/no/such/p.html"]),
+  ]);
+  assert.match(folder.message, /cannot write .: it is a folder/);
+  assert.match(missing.message, /cannot write \/no\/such\/p.json: no such folder/);
+  assert.equal(permission.code, "PERMISSION");
+  assert.match(permission.message, /--allow-write=p.json/);
+  assert.equal(page.code, "IO");
+  assert.ok(performance.now() - started < 30_000, "a search takes longer");
 });

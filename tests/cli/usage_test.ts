@@ -30,7 +30,7 @@ const WRONG: readonly [args: readonly string[], message: RegExp][] = [
   [["run", "m", "-p"], /argument missing/],
   [["run", "m"], /no prompt/],
   [["run", "m", "-p", "x", "--max-tokens", "ten"], /--max-tokens .* from 1, got "ten"/],
-  [["run", "m", "-p", "x", "--top-p", "1.5"], /--top-p .* from 0 to 1, got "1.5"/],
+  [["run", "m", "-p", "x", "--top-p", "1.5"], /--top-p .* to 1, got "1.5"/],
   [["run", "m", "-p", "x", "--device", "tpu"], /cpu, cuda, cuda:INDEX or auto; got "tpu"/],
   [["run", "m", "-p", "x", "--weights", "int4"], /--weights is one of stored, fp8; got "int4"/],
   [["inspect", "m", "--weights", "q8"], /--weights is one of stored, fp8; got "q8"/],
@@ -39,6 +39,12 @@ const WRONG: readonly [args: readonly string[], message: RegExp][] = [
   [["prefill", "m", "-p", "x", "--compare", "banana"], /one of dense; got "banana"/],
   [["bench", "m", "--lengths", "1k,,2k"], /--lengths/],
   [["inspect", "m", "--context", "0"], /--context .* from 1, got "0"/],
+  [["inspect", "m", "--patterns", "--kv", "fp8"], /--kv and --patterns exclude each other/],
+  [["run", "m", "-p", ""], /the prompt is empty/],
+  [["run", "m", "-p", "x", "--top-p", "0"], /--top-p .* got "0"/],
+  [["run", "m", "-p", "x", "--max-tokens", "-3"], /begins with a dash .* --max-tokens=VALUE/],
+  [["search-patterns", "m", "--recall", "0.9", "--objective", "mass"], /--recall says nothing/],
+  [["search-patterns", "m", "-f", "a", "--tokens", "9k"], /--tokens is for generated samples/],
 ];
 
 Deno.test("wrong usage is told on stderr, with exit code 2", async () => {

@@ -55,7 +55,15 @@ Deno.test("shapes, dtypes and sizes that make no sense are refused with the numb
   assert.equal((await failure(() => device.tensor([33], { dtype: "q8_0" }))).code, "SHAPE");
   const wrong = await failure(() => device.tensor([3], { data: new Float32Array(4) }));
   assert.equal(wrong.code, "SHAPE");
-  assert.match(wrong.message, /4.*3/);
+  assert.match(wrong.message, /16 bytes given for tensor \[3\] f32 of 12/);
+  for (const dtype of ["u8", "q8_0"] as const) { // what is not given would be what lay there
+    const short = { dtype, data: new Uint8Array(3) };
+    const error = await failure(() => device.tensor([4096], short));
+    assert.equal(error.code, "SHAPE");
+    assert.match(error.message, /3 bytes given for tensor \[4096\]/);
+  }
+  const dtype = await failure(() => device.tensor([3], { dtype: "f64" as "f32" }));
+  assert.match(dtype.message, /dtype must be f32 or .*, got f64/);
   const type = await failure(() => device.tensor([3], { dtype: "i32", data: new Float32Array(3) }));
   assert.equal(type.code, "INVALID_ARGUMENT");
 });
@@ -130,6 +138,35 @@ Deno.test("an aborted sync rejects with the reason and leaves the device usable"
   assert.equal((await b.read(0, 1))[0], 3);
 });
 
+Deno.test("another device's tensor is refused, whatever its number", async () => {
+  await using other = await openDevice({ kind: device.kind });
+  const data = new Float32Array(64).fill(1);
+  using a = device.tensor([64], { data });
+  using b = other.tensor([64], { data });
+  const copy = (): void => convertCopy(device, a.view(), b.view(), { rows: 1, heads: 1, dim: 64 });
+  const error = await failure(copy);
+  assert.match(error.message, /no such buffer on this device/);
+});
+
+Deno.test("who waits for a device that is closed is told", async () => {
+  const other = await openDevice({ kind: device.kind });
+  const a = other.tensor([4096, 1024]);
+  for (let i = 0; i < 200; i++) {
+    convertCopy(other, a.view(), a.view(), { rows: 4096, heads: 1, dim: 1024 });
+  }
+  const waiting = failure(() => other.sync());
+  await other.dispose();
+  assert.equal((await waiting).code, "DISPOSED");
+});
+
+Deno.test("numbers that a device cannot be opened with are refused", async () => {
+  for (const options of [{ threads: 1.5 }, { threads: 0 }, { index: -1 }, { memoryLimit: -1 }]) {
+    const error = await failure(() => openDevice({ kind: "cpu", ...options }));
+    assert.equal(error.code, "INVALID_ARGUMENT");
+    assert.match(error.message, /must be a whole number from \d+ to \d+, got/);
+  }
+});
+
 Deno.test("files stream into tensors; missing files and short files say so", async () => {
   const path = await Deno.makeTempFile();
   try {
@@ -159,4 +196,21 @@ Deno.test("exclusive bodies run one at a time, in call order, also after a failu
   const all = await Promise.allSettled([1, 2, 3].map((n) => device.exclusive(body(n))));
   assert.deepEqual(order, [1, 1, 2, 2, 3, 3]);
   assert.deepEqual(all.map((r) => r.status), ["rejected", "fulfilled", "fulfilled"]);
+});
+
+Deno.test("an abort leaves the queue of exclusive bodies at once, and the order stays", async () => {
+  const order: number[] = [];
+  const first = device.exclusive(async () => {
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    order.push(1);
+  });
+  const controller = new AbortController();
+  const reason = new Error("enough");
+  const second = device.exclusive(() => Promise.resolve(order.push(2)), controller);
+  const third = device.exclusive(() => Promise.resolve(order.push(3)));
+  controller.abort(reason);
+  await assert.rejects(second, reason);
+  assert.deepEqual(order, []);
+  await Promise.all([first, third]);
+  assert.deepEqual(order, [1, 3]);
 });

@@ -10,7 +10,7 @@ import { device, failure } from "../support.ts";
 const folder = new URL("../../models/needle-27m/", import.meta.url);
 const model = await loadModel(folder, { device });
 const haystack = await Deno.readTextFile(new URL("haystack.txt", folder));
-const task = makeTaskOfTokens(
+const task = await makeTaskOfTokens(
   { kind: "variables", haystack, seed: 202 },
   8000,
   (text) => model.tokenizer.encode(text).length,

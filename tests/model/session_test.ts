@@ -168,6 +168,41 @@ Deno.test("prompts beyond the context are refused with the numbers, never cut", 
   assert.equal((await failure(() => session.prefill(new Uint32Array()))).code, "INVALID_ARGUMENT");
 });
 
+Deno.test("prompts given at once are read one after the other, as one text", async () => {
+  await using session = await model.createSession({ patterns: "dense" });
+  const reads = [session.prefill("The ship"), session.prefill(" sailed"), session.prefill(" away")];
+  await Promise.all(reads);
+  const start = model.tokenizer.encode("The ship")[0];
+  assert.equal(session.tokens[0], start);
+  assert.ok(!session.tokens.subarray(1).includes(start));
+  assert.equal(model.tokenizer.decode(session.tokens), "The ship sailed away");
+});
+
+Deno.test("what no token can be drawn by is refused before the prompt is read", async () => {
+  await using session = await model.createSession({ patterns: "dense" });
+  const wrong = [
+    { topP: 0 },
+    { temperature: -1 },
+    { topK: 5e9 },
+    { minP: 2 },
+    { seed: 1.5 },
+    {
+      maxTokens: NaN,
+    },
+    { maxTokens: -1 },
+    { repetitionPenalty: 0 },
+  ];
+  for (const options of wrong) {
+    const error = await failure(() => session.generate("The ship", options).text);
+    assert.equal(error.code, "INVALID_ARGUMENT");
+    const [name, value] = Object.entries(options)[0];
+    assert.match(error.message, new RegExp(`${name} must be .* got ${value}`));
+    assert.equal(session.length, 0);
+  }
+  const mode = await failure(() => session.prefill("x", { mode: "prepend" as "append" }));
+  assert.match(mode.message, /mode must be append or replace, got prepend/);
+});
+
 Deno.test("a disposed session refuses use", async () => {
   const session = await model.createSession();
   await session.dispose();

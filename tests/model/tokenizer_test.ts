@@ -74,8 +74,8 @@ Deno.test("tokenizer: special tokens at the beginning and in the text", () => {
 
 Deno.test("tokenizer: a text in slices has the ids of the whole", async () => {
   assert.deepEqual(await needle.encodeAsync(novel), needle.encode(novel));
-  const lines = fc.array(fc.oneof(anyText, fc.constantFrom("word\n", "\n", "x \n", "A", "é.")))
-    .map((parts) => parts.join(""));
+  const piece = fc.constantFrom("word\n", "\n", "x \n", "A", "é.", " word", "B ", "\r\n");
+  const lines = fc.array(fc.oneof(anyText, piece)).map((parts) => parts.join(""));
   await fc.assert(
     fc.asyncProperty(lines, fc.boolean(), fc.boolean(), async (text, parseSpecial, special) => {
       const options = { parseSpecial, addSpecialTokens: special };
@@ -87,7 +87,7 @@ Deno.test("tokenizer: a text in slices has the ids of the whole", async () => {
   );
 });
 
-Deno.test("tokenizer: every preset that is cut at lines gives the ids of the whole", async () => {
+Deno.test("tokenizer: every preset that is sliced gives the ids of the whole", async () => {
   using directory = temporaryDirectory();
   const lines = fc.array(
     fc.constantFrom(
@@ -130,15 +130,29 @@ Deno.test("tokenizer: every preset that is cut at lines gives the ids of the who
   }
 });
 
-Deno.test("tokenizer: slices cover the text and begin with letters", () => {
+Deno.test("tokenizer: slices cover the text and begin with words", () => {
   fc.assert(fc.property(anyText, fc.integer({ min: 1, max: 50 }), (text, length) => {
     const ends = [...sliceEnds(text, length)];
     assert.equal(ends.at(-1), text.length);
     ends.slice(0, -1).forEach((end, i) => {
       assert(end - (ends[i - 1] ?? 0) >= length);
-      assert.match(text.slice(end - 1), /^\n\p{L}/u);
+      assert.match(text.slice(end - 1), /^(?:\n|\p{L} )\p{L}/u);
     });
   }));
+});
+
+Deno.test("tokenizer: whatever its lines end with, a text has slices", () => {
+  const lines = novel.split("\n");
+  for (
+    const text of [
+      lines.join("\r\n"),
+      lines.join(" \n"),
+      lines.map((l) => `{"t":"${l}"}`).join("\n"),
+    ]
+  ) {
+    const ends = [...sliceEnds(text, 10_000)];
+    assert(ends.length > 0.9 * text.length / 10_000, `${ends.length} slices`);
+  }
 });
 
 Deno.test("tokenizer: progress, abort, and the event loop stays alive", async () => {

@@ -19,7 +19,7 @@ Deno.test({ name, ignore: peer === null }, async (t) => {
   for (const [seed, kind] of TASK_KINDS.entries()) {
     await t.step(kind, async () => {
       const count = (text: string): number => model.tokenizer.encode(text).length;
-      const task = makeTaskOfTokens({ kind, haystack, seed }, PROMPT_TOKENS, count);
+      const task = await makeTaskOfTokens({ kind, haystack, seed }, PROMPT_TOKENS, count);
       const [question] = task.questions;
       const text = task.context + question.prompt;
       const ids = model.tokenizer.encode(text);

@@ -20,7 +20,7 @@ function slashes(selection: "exact" | "banded", slash: number): HeadPattern {
 async function measureAll(candidates: readonly HeadPattern[]): Promise<Measurement[][]> {
   await using model = await loadModel(folder, { device, patterns: "dense" });
   const haystack = await Deno.readTextFile(new URL("haystack.txt", folder));
-  const task = makeTaskOfTokens(
+  const task = await makeTaskOfTokens(
     { kind: "variables", haystack, seed: 5 },
     6000,
     (text) => model.tokenizer.encode(text).length,

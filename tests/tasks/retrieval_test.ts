@@ -64,11 +64,11 @@ Deno.test("tasks: depth places a single needle", () => {
   assert(at(0) < 0.05 && Math.abs(at(0.5) - 0.5) < 0.05 && at(1) > 0.95);
 });
 
-Deno.test("tasks: a budget of tokens is nearly filled and never exceeded", () => {
+Deno.test("tasks: a budget of tokens is nearly filled and never exceeded", async () => {
   const count = (text: string): number => Math.ceil(text.length / 4.2) + 1;
   for (const kind of TASK_KINDS) {
     for (const tokens of [1000, 30_000]) {
-      const task = makeTaskOfTokens({ kind, haystack, seed: 5 }, tokens, count);
+      const task = await makeTaskOfTokens({ kind, haystack, seed: 5 }, tokens, count);
       const used = count(task.context + task.questions[0].prompt);
       assert(used <= tokens && used > 0.95 * tokens, `${kind}: ${used} of ${tokens}`);
     }

@@ -1,9 +1,6 @@
-// Answers of sparse prefill against dense on generated retrieval prompts, with controls that must fail:
-//   deno task accuracy [--tokens 32768,131072] [--methods "dense;searched"] [--jobs 4] [--resume] [--write]
-// By default 200 prompts of either length: of each of five kinds 8 contexts with 5 questions, or 40 contexts with one.
-// Answers go to a journal as they come; a run cut off goes on with --resume, --report only shows what is held, --write
-// puts answers and table into docs/bench and the README. The tables tell whether the answer is written, as in use, and
-// whether it is followed when sparse attention reads it, too (accuracy/follow.ts says why).
+// Answers of sparse prefill against dense on generated retrieval prompts, with controls that must fail;
+// `deno task accuracy --help` says how. The tables tell whether the answer is written, as in use, and whether it is
+// followed when sparse attention reads it, too (accuracy/follow.ts says why).
 import { dirname } from "node:path";
 import { parseArgs } from "node:util";
 import { fileURLToPath } from "node:url";
@@ -23,8 +20,26 @@ import { claims, tables } from "./accuracy/report.ts";
 import { KIND_NAMES, listTasks } from "./accuracy/tasks.ts";
 import { describeMachine } from "./bench/machine.ts";
 
+const HELP = `deno task accuracy [options]
+
+Asks a model for what is hidden in generated prompts, by each method, and compares the answers with dense attention's.
+By default 200 prompts of either length: of each of five kinds 8 contexts with 5 questions, or 40 contexts with one.
+
+  --model PATH       checkpoint                       (default: models/needle-27m)
+  --haystack FILE    prose around what is hidden      (default: the model's haystack.txt)
+  --tokens N,...     lengths of the prompts           (default: 32768,131072)
+  --contexts N       contexts of each kind            (default: 8)
+  --questions N      questions of a context           (default: 5)
+  --methods LIST     separated by ";": ${METHODS.join("; ")}
+  --jobs N           prompts at once                  (default: as memory and cores allow)
+  --journal FILE     answers, as they come            (default: build/accuracy.jsonl)
+  --resume           goes on where the journal ends
+  --report           only shows what the journal holds
+  --write            puts answers and tables into docs/bench and the README`;
+
 const { values } = parseArgs({
   options: {
+    help: { type: "boolean", default: false },
     model: { type: "string", default: "models/needle-27m" },
     haystack: { type: "string", default: "models/needle-27m/haystack.txt" },
     tokens: { type: "string", default: "32768,131072" },
@@ -38,6 +53,11 @@ const { values } = parseArgs({
     write: { type: "boolean", default: false },
   },
 });
+
+if (values.help) {
+  console.log(HELP);
+  Deno.exit();
+}
 
 function usage(problem: string): never {
   console.error(problem);

@@ -1,6 +1,6 @@
 // Times the pattern search on a model of a known shape and random weights, whose attention is nearly even: no mass
 // budget stays small there, so no trained model of the shape takes longer.
-//   deno task bench:search [--shape llama-3-8b] [--layers 32] [--tokens 30000]
+// `deno task bench:search --help` says how.
 import { parseArgs } from "node:util";
 import { openDevice } from "../src/device/open.ts";
 import type { Checkpoint } from "../src/model/checkpoint.ts";
@@ -9,13 +9,24 @@ import type { Tokenizer } from "../src/model/tokenizer.ts";
 import { searchPatterns } from "../src/search/search.ts";
 import { randomParameters, SHAPES } from "./bench/e2e_model.ts";
 
+const HELP = `deno task bench:search [options]
+
+  --shape NAME   ${Object.keys(SHAPES).join(", ")}   (default: llama-3-8b)
+  --layers N     fewer than the shape has
+  --tokens N     length of the sample   (default: 30000)`;
+
 const { values } = parseArgs({
   options: {
+    help: { type: "boolean", default: false },
     shape: { type: "string", default: "llama-3-8b" },
     layers: { type: "string" },
     tokens: { type: "string", default: "30000" },
   },
 });
+if (values.help) {
+  console.log(HELP);
+  Deno.exit();
+}
 const shape = SHAPES[values.shape];
 const layers = Number(values.layers ?? shape?.layers);
 const tokens = Number(values.tokens);

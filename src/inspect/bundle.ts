@@ -46,6 +46,7 @@ export async function bundle(entry: string): Promise<string> {
     esbuild = await import("esbuild");
     await import("@observablehq/plot"); // brings the package into Deno's cache
   } catch (cause) {
+    if (cause instanceof Deno.errors.NotCapable) throw cause; // tells the flag
     throw new MInferenceError(
       "NETWORK",
       `the page needs esbuild and @observablehq/plot: ${cause}`,

@@ -31,7 +31,7 @@ By default 200 prompts of either length: of each of five kinds 8 contexts with 5
   --contexts N       contexts of each kind            (default: 8)
   --questions N      questions of a context           (default: 5)
   --methods LIST     separated by ";": ${METHODS.join("; ")}
-  --jobs N           prompts at once                  (default: as memory and cores allow)
+  --jobs N           prompts at once                  (default: 4 on a GPU, 1 on a CPU)
   --journal FILE     answers, as they come            (default: build/accuracy.jsonl)
   --resume           goes on where the journal ends
   --report           only shows what the journal holds

@@ -126,8 +126,8 @@ __global__ void __launch_bounds__(kThreads, 1)
     if (scored > 0) {
       const __half* const keys = a.key_means + int64_t(head / group) * a.key_blocks * a.mean_dim;
       const auto load_keys = [&](int first) {
-        load_means<kKeys, tile.kMostDims>(base + tile.keys_at(), tile.pitch, keys + first * a.mean_dim, a.mean_dim,
-                                          a.key_blocks - first);
+        load_means<kKeys, tile.kMostDims>(base + tile.keys_at(), tile.pitch, keys + int64_t(first) * a.mean_dim,
+                                          a.mean_dim, a.key_blocks - first);
       };
       __syncthreads();  // the last item is done with the memory
       load_means<kRows, tile.kMostDims>(

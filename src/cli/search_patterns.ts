@@ -8,7 +8,7 @@ import { DEFAULT_OBJECTIVE, type Objective } from "../search/choose.ts";
 import type { Measurement } from "../search/measure.ts";
 import { countedHeads, searchPatterns } from "../search/search.ts";
 import { patternTable } from "../search/table.ts";
-import { type Options, toChoice, toNumber, UsageError } from "./args.ts";
+import { type Options, toChoice, toNumber, UsageError, type Values } from "./args.ts";
 import { type Command, defineCommand } from "./command.ts";
 import { count, duration, percent, table } from "./format.ts";
 import { DEVICE_OPTIONS, deviceOptions, openModel } from "./model_options.ts";
@@ -75,6 +75,33 @@ function layerRow(layer: readonly Measurement[], index: number): string[] {
   ];
 }
 
+/** What `--objective` and its figures say. */
+function objectiveOf(values: Values<typeof OPTIONS>): Objective {
+  const kind = toChoice("objective", values.objective, ["recall", "error", "mass"]) ?? "recall";
+  const stray = kind === "recall" ? "budget" : "recall";
+  if (values[stray] !== undefined) {
+    throw new UsageError(`--${stray} says nothing to --objective ${kind}`);
+  }
+  const fraction = (name: string, text: string): number => {
+    const value = Number(text);
+    if (value > 0 && value <= 1) return value;
+    throw new UsageError(`--${name} must be in (0, 1], got ${text}`);
+  };
+  if (kind !== "recall") return { kind, budget: fraction("budget", values.budget ?? "0.15") };
+  const { recall } = values;
+  if (recall === undefined) return DEFAULT_OBJECTIVE;
+  return { ...DEFAULT_OBJECTIVE, mean: fraction("recall", recall) };
+}
+
+/** Lengths of generated samples, ascending. */
+function lengthsOf({ file, tokens }: Values<typeof OPTIONS>): number[] {
+  if (file !== undefined && tokens !== undefined) {
+    throw new UsageError("--tokens is for generated samples: a text is read whole");
+  }
+  return (tokens ?? "30000").split(",").map((text) => toNumber("tokens", text, { least: 1 }))
+    .sort((a, b) => a - b);
+}
+
 /** The command. */
 export const search: Command<typeof OPTIONS> = defineCommand({
   name: "minference search-patterns",
@@ -87,35 +114,9 @@ package's own patterns beside it. A file called ${PATTERNS_FILE} in the model's 
 Example: minference search-patterns needle-27m -o ${PATTERNS_FILE}`,
   options: OPTIONS,
   async run({ values, positionals, output, signal }): Promise<void> {
-    const kind = toChoice("objective", values.objective, ["recall", "error", "mass"]) ?? "recall";
+    const objective = objectiveOf(values);
     const space = toChoice("space", values.space, ["full", "published"]) ?? "full";
-    const fraction = (name: string, text: string): number => {
-      const value = Number(text);
-      if (value > 0 && value <= 1) return value;
-      throw new UsageError(`--${name} must be in (0, 1], got ${text}`);
-    };
-    for (
-      const [name, of] of [["recall", kind === "recall"], ["budget", kind !== "recall"]] as const
-    ) {
-      if (values[name] !== undefined && !of) {
-        throw new UsageError(`--${name} says nothing to --objective ${kind}`);
-      }
-    }
-    const objective: Objective = kind === "recall"
-      ? {
-        kind,
-        thresholds: DEFAULT_OBJECTIVE.thresholds,
-        mean: values.recall === undefined
-          ? DEFAULT_OBJECTIVE.mean
-          : fraction("recall", values.recall),
-      }
-      : { kind, budget: fraction("budget", values.budget ?? "0.15") };
-    const lengths = (values.tokens ?? "30000").split(",")
-      .map((text) => toNumber("tokens", text, { least: 1 }))
-      .sort((a, b) => a - b);
-    if (values.file !== undefined && values.tokens !== undefined) {
-      throw new UsageError("--tokens is for generated samples: a text is read whole");
-    }
+    const lengths = lengthsOf(values);
     const out = values.out ?? PATTERNS_FILE;
     await checkWritable(out);
     const text = values.file === undefined ? undefined : await readPrompt({ file: values.file });

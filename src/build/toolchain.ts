@@ -34,7 +34,7 @@ async function version(command: string): Promise<string[] | null> {
 
 /**
  * Finds a C++ compiler (`CXX` alone where it is set; else g++, clang++, c++) and, unless `cuda` is false or
- * `MINFERENCE_CUDA=off`, nvcc (in `CUDA_HOME` alone where it is set; else on the PATH, in /usr/local/cuda).
+ * `MINFERENCE_CUDA=off`, nvcc (in `CUDA_HOME`, on the PATH, in /usr/local/cuda).
  *
  * @param cuda Whether to look for nvcc. Default true.
  * @throws {MInferenceError} `BUILD` naming what was tried if there is no C++ compiler.
@@ -63,7 +63,8 @@ export async function findToolchain(cuda = true): Promise<Toolchain> {
   let nvccVersion = "";
   if (cuda && environment("MINFERENCE_CUDA") !== "off") {
     const home = environment("CUDA_HOME");
-    for (const name of home ? [`${home}/bin/nvcc`] : ["nvcc", "/usr/local/cuda/bin/nvcc"]) {
+    const named = home ? [`${home}/bin/nvcc`] : [];
+    for (const name of [...named, "nvcc", "/usr/local/cuda/bin/nvcc"]) {
       const lines = await version(name);
       if (lines) {
         nvcc = name;

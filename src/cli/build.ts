@@ -20,8 +20,8 @@ export const build: Command<typeof OPTIONS> = defineCommand({
   positionals: [],
   description:
     `Compiles libminference.so with the system's C++ compiler, and with nvcc where it is found. In a
-checkout it goes to build/, else to the cache folder. CXX, CUDA_HOME and MINFERENCE_CUDA=off
-choose the compilers.`,
+checkout it goes to build/, else to the cache folder. CXX names the C++ compiler;
+nvcc is looked for in CUDA_HOME first, and not at all with MINFERENCE_CUDA=off.`,
   options: OPTIONS,
   async run({ values, output, signal }): Promise<void> {
     const started = performance.now();

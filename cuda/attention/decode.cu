@@ -38,14 +38,15 @@ struct DecodeParams {
   int64_t scale_stride;
 };
 
-// Weights of parts with the given base-2 log-sum-exps; they add up to 1, or are 0 where no part has a key.
+// Weights of parts with the given base-2 log-sum-exps; they add up to 1, or are 0 where no part has a key. A part that
+// is NaN makes all so.
 template <class Lse>
 struct Merge {
   const Lse& lse;
   float top = -INFINITY, inverse = 0, total;
 
   __device__ Merge(int parts, const Lse& part_lse) : lse(part_lse) {
-    for (int i = 0; i < parts; i++) top = fmaxf(top, lse(i));
+    for (int i = 0; i < parts; i++) top = isnan(lse(i)) ? lse(i) : isnan(top) ? top : fmaxf(top, lse(i));
     if (top == -INFINITY) {
       total = top;
       return;

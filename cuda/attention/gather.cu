@@ -27,7 +27,7 @@ __global__ void __launch_bounds__(kThreads) gather_kernel(const __grid_constant_
 
   const ListHead& l = reinterpret_cast<const ListHead*>(p.list)[head];
   const uint32_t columns = padded_columns(p, head), count = columns ? l.column_count : 0;
-  const bool fits = uint64_t(before) + columns <= uint64_t(p.columns.capacity) && l.columns % 4 == 0 &&
+  const bool fits = l.column_count <= uint32_t(p.columns.capacity) && uint64_t(before) + columns <= uint64_t(p.columns.capacity) && l.columns % 4 == 0 &&
                     l.columns <= p.list_bytes && 4 * uint64_t(count) <= p.list_bytes - l.columns;
   if (blockIdx.x == 0 && threadIdx.x == 0) p.columns.first[head] = fits ? int32_t(before) : -1;
   if (!fits) return;

@@ -76,7 +76,8 @@ struct HeadList {
       whole = false;
     }
     if (!whole) kind = kNone;
-    first_column = kind == MI_VERTICAL_SLASH && column_count ? p.columns.first[head] : -1;
+    const bool gathered = kind == MI_VERTICAL_SLASH && column_count > 0 && p.columns.capacity > 0;
+    first_column = gathered ? p.columns.first[head] : -1;
     if (first_column < 0) column_count = 0;
   }
 

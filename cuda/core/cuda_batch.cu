@@ -28,11 +28,15 @@ mi_status BatchRunner::run(const Launch& launch, Operations& operations, const B
 
 // The batch as a graph that can be launched, or null.
 cudaGraphExec_t* BatchRunner::captured(const Launch& launch, Operations& operations, const Batch& batch) {
-  if (!stream_ && cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking) != cudaSuccess) return nullptr;
+  const auto unable = [] {
+    cudaGetLastError();  // the batch runs without a graph
+    return nullptr;
+  };
+  if (!stream_ && cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking) != cudaSuccess) return unable();
   Launch capturing = launch;
   capturing.stream = stream_;
   // Relaxed: other threads allocate and copy meanwhile, on other streams.
-  if (cudaStreamBeginCapture(stream_, cudaStreamCaptureModeRelaxed) != cudaSuccess) return nullptr;
+  if (cudaStreamBeginCapture(stream_, cudaStreamCaptureModeRelaxed) != cudaSuccess) return unable();
   mi_status status = MI_OK;
   for (size_t i = 0; i < batch.size() && status == MI_OK;) {
     const size_t count = operations.together(batch, i);

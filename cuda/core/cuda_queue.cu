@@ -43,9 +43,10 @@ mi_status CudaDevice::push(Task task, mi_error* error) {
 mi_status CudaDevice::transfer(const void* memory, const Body& body, mi_error* error) {
   mi_status status = MI_OK;
   bool finished = false;
-  const auto run = [&](mi_error*) {
-    const mi_status result = body(error);
+  const auto run = [&](mi_error* failure) {
+    const mi_status result = body(failure);
     std::lock_guard<std::mutex> lock(mutex_);
+    if (error && result != MI_OK) *error = *failure;
     status = result;
     finished = true;
     return result;
@@ -78,6 +79,7 @@ void CudaDevice::execute() {
     lock.unlock();
     mi_error failure{};
     const mi_status status = launch(task, sequence, skip, &failure);
+    if (status != MI_OK) cudaGetLastError();  // told; not to be taken for the next operation's
     task.body = nullptr;  // frees the buffers it holds, in stream order
     lock.lock();
     // A transfer's caller gets its failure itself, unless the whole device is gone.

@@ -30,7 +30,7 @@ class ReadSlots {
     }
     cudaError_t code = cudaHostAlloc(&slot->host, MI_QUEUED_READ, cudaHostAllocDefault);
     if (code == cudaSuccess) code = cudaEventCreateWithFlags(&slot->arrived, cudaEventDisableTiming);
-    if (code != cudaSuccess) destroy(*slot);
+    if (code != cudaSuccess) destroy(*slot), *slot = {};
     return code;
   }
   void give(const ReadSlot& slot) {

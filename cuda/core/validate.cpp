@@ -33,15 +33,27 @@ class Checker {
   }
 
   // A contiguous range of `bytes`; null if absent and optional.
-  template <class T = void>
+  template <class T>
   T* ref(const char* name, const mi_ref& r, uint64_t bytes, bool optional = false) {
+    return static_cast<T*>(bytes_at(name, r, bytes, alignof(T), optional));
+  }
+
+  // Elements one after the other.
+  void* elements(const char* name, const mi_ref& r, int32_t dtype, int64_t count) {
+    return bytes_at(name, r, (uint64_t)bytes_of(dtype, count), element_alignment(dtype));
+  }
+
+  // Room for an operation's own use.
+  void* workspace(const mi_ref& r, uint64_t bytes) { return bytes_at("workspace", r, bytes, 16, bytes == 0); }
+
+  void* bytes_at(const char* name, const mi_ref& r, uint64_t bytes, uint64_t alignment, bool optional = false) {
     if (status_ != MI_OK) return nullptr;
     if (r.buffer == 0) {
       require(optional || planning_, MI_INVALID_ARGUMENT, "%s is missing", name);
       return nullptr;
     }
     if (planning_) return nullptr;
-    return static_cast<T*>(resolve(name, r.buffer, r.offset, bytes, alignof_or_1<T>()));
+    return resolve(name, r.buffer, r.offset, bytes, alignment);
   }
 
   // A strided view. `dtypes` is a bit set made by types().
@@ -86,12 +98,6 @@ class Checker {
   }
 
  private:
-  template <class T>
-  static constexpr uint64_t alignof_or_1() {
-    if constexpr (std::is_void_v<T>) return 1;
-    else return alignof(T);
-  }
-
   void* resolve(const char* name, uint64_t handle, uint64_t offset, uint64_t bytes, uint64_t alignment) {
     std::shared_ptr<Buffer> buffer = find_(handle);
     require(buffer != nullptr, MI_BAD_HANDLE, "%s: no such buffer on this device (freed?)", name);
@@ -187,7 +193,7 @@ LinearArgs check(Checker& c, const mi_linear_params& p) {
           c.view("y", p.y, 1, p.rows, p.out_features, kFloats),
           c.ref<const float>("bias", p.bias, uint64_t(p.out_features) * 4, true),
           c.ref<const float>("w_scales", p.w_scales, uint64_t(p.out_features) * 4, !quantised),
-          c.ref("workspace", p.workspace, p.workspace_bytes, p.workspace_bytes == 0), p.workspace_bytes, p.rows,
+          c.workspace(p.workspace, p.workspace_bytes), p.workspace_bytes, p.rows,
           p.in_features, p.out_features, p.accumulate, p.precision};
 }
 
@@ -225,8 +231,8 @@ ConvertArgs check(Checker& c, const mi_convert_params& p) {
     c.require(p.elements % block_elements(p.src_dtype) == 0 && p.elements % block_elements(p.dst_dtype) == 0, MI_SHAPE,
               "%lld elements do not fill whole blocks", (long long)p.elements);
   if (c.status() != MI_OK) return {};
-  return {c.ref("src", p.src, (uint64_t)bytes_of(p.src_dtype, p.elements)),
-          c.ref("dst", p.dst, (uint64_t)bytes_of(p.dst_dtype, p.elements)), p.src_dtype, p.dst_dtype, p.elements};
+  return {c.elements("src", p.src, p.src_dtype, p.elements),
+          c.elements("dst", p.dst, p.dst_dtype, p.elements), p.src_dtype, p.dst_dtype, p.elements};
 }
 
 // Shapes shared by attention, estimate and index.
@@ -308,7 +314,7 @@ AttentionArgs check(Checker& c, const mi_attention_params& p) {
           c.ref<float>("lse", p.lse, uint64_t(p.q_heads) * uint64_t(p.q_len) * 4, true),
           c.ref<const uint64_t>("list", p.list, p.list_bytes, !sparse), scales("k_scales", p.k_scales),
           scales("v_scales", p.v_scales),
-          c.ref("workspace", p.workspace, p.workspace_bytes, p.workspace_bytes == 0), p.list_bytes, p.workspace_bytes,
+          c.workspace(p.workspace, p.workspace_bytes), p.list_bytes, p.workspace_bytes,
           p.scale_stride, p.q_heads, p.kv_heads, p.head_dim, p.q_len, p.kv_len, p.causal, p.scale};
 }
 
@@ -326,7 +332,7 @@ EstimateArgs check(Checker& c, const mi_estimate_params& p) {
   return {c.view("q", p.q, p.q_heads, p.q_len, p.head_dim, kFloats),
           c.view("k", p.k, p.kv_heads, p.kv_len, p.head_dim, kFloats), c.ref<float>("vertical", p.vertical, sums),
           c.ref<float>("slash", p.slash, sums), c.ref<float>("lse", p.lse, uint64_t(p.q_heads) * probes * 4),
-          c.ref("workspace", p.workspace, p.workspace_bytes, p.workspace_bytes == 0), p.workspace_bytes, p.q_heads,
+          c.workspace(p.workspace, p.workspace_bytes), p.workspace_bytes, p.q_heads,
           p.kv_heads, p.head_dim, p.q_len, p.kv_len, p.last_q, p.scale};
 }
 
@@ -375,7 +381,7 @@ IndexArgs check(Checker& c, const mi_index_params& p, Operation& operation) {
           c.ref<const float>("lse", p.lse, uint64_t(p.q_heads) * probes * 4, !sums_needed),
           c.ref<uint64_t>("list", p.list, list),
           c.ref<mi_head_stats>("stats", p.stats, uint64_t(p.q_heads) * sizeof(mi_head_stats), true),
-          c.ref("workspace", p.workspace, p.workspace_bytes, p.workspace_bytes == 0), list, p.workspace_bytes, p.q_heads,
+          c.workspace(p.workspace, p.workspace_bytes), list, p.workspace_bytes, p.q_heads,
           p.kv_heads, p.head_dim, p.q_len, p.kv_len, p.last_q, p.scale, p.dense_above, p.measure_mass,
           p.guard_mean, p.guard_min, operation.patterns.data()};
 }

@@ -19,10 +19,17 @@ Pool::Pool(int threads, mi_isa isa) : isa_(best_isa()), shared_(aligned(kSharedB
   if (isa != MI_ISA_BEST && isa < isa_) isa_ = isa;
   if (threads < 1) threads = 1;
   for (int i = 0; i < threads; i++) scratch_.emplace_back(aligned(kScratchBytes));
-  for (int i = 1; i < threads; i++) workers_.emplace_back([this, i] { worker(i); });
+  try {
+    for (int i = 1; i < threads; i++) workers_.emplace_back([this, i] { worker(i); });
+  } catch (...) {  // no more threads to be had: those there are must end before the rest of this goes
+    stop();
+    throw;
+  }
 }
 
-Pool::~Pool() {
+Pool::~Pool() { stop(); }
+
+void Pool::stop() {
   {
     std::lock_guard<std::mutex> lock(mutex_);
     stop_ = true;

@@ -49,6 +49,7 @@ class Pool {
   void run(int64_t items, Thunk thunk, const void* body);
   void work(int thread);
   void worker(int thread);
+  void stop();
 
   struct Free { void operator()(void* p) const; };
   mi_isa isa_;

@@ -39,6 +39,7 @@ HeadPlan plan_head(const mi_pattern& p, const IndexArgs& a, const IndexKernelArg
                    : budget.distances == a.kv_len
                        ? h.units
                        : std::max(h.forced_units, int32_t(ceil_div(budget.distances, MI_BLOCK)));
+    h.forced_units = std::min(h.forced_units, h.unit_limit);
     const auto by_peaks = [&](int64_t n, int64_t wanted, int64_t forced) {
       return p.mass <= 0 && wanted > forced && peaks_help(n - forced, wanted - forced);
     };

@@ -80,7 +80,8 @@ __device__ void write_mean(const DeviceView& view, int head, int64_t block, int6
   for (int j = 0; j < kLane; j++) {
     const float own = sum[j];
     for (int i = 1; i < teams; i++) sum[j] += __shfl_sync(0xffffffffu, own, (lane + i * lanes) % 32);
-    sum[j] = fminf(fmaxf(sum[j] * (1.0f / MI_BLOCK), -kMost), kMost);
+    sum[j] *= 1.0f / MI_BLOCK;
+    if (!isnan(sum[j])) sum[j] = fminf(fmaxf(sum[j], -kMost), kMost);
   }
   if (team == 0)
     *reinterpret_cast<uint4*>(out + d) =

@@ -288,9 +288,10 @@ __global__ void __launch_bounds__(kThreads)
 mi_status sample(const Launch& launch, const SampleArgs& a, mi_error* error) {
   const bool penalise = a.repetition_penalty != 1 && a.history_length > 0;
   const size_t bytes = penalise ? (size_t(a.vocab) + 31) / 32 * 4 : 0;
-  if (bytes > 128 * 1024)
-    return fail(error, MI_UNSUPPORTED, "sample: a repetition penalty over more than 2^20 tokens");
-  if (bytes > 0) cudaFuncSetAttribute(sample_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, 128 * 1024);
+  if (bytes + sizeof(Shared) > size_t(launch.shared_bytes))
+    return fail(error, MI_UNSUPPORTED, "sample: a repetition penalty over %d tokens needs %zu bytes of shared memory, "
+                "the device has %d", a.vocab, bytes + sizeof(Shared), launch.shared_bytes);
+  if (bytes > 0) cudaFuncSetAttribute(sample_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes));
   sample_kernel<<<1, kThreads, bytes, launch.stream>>>(a, penalise);
   return check_launch("sample", error);
 }

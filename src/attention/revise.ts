@@ -23,7 +23,8 @@ export interface LayerEstimate {
 /**
  * Called with the sums of the last queries (arXiv 2407.02490, section 3.3) of each layer that has vertical-slash
  * heads and runs sparsely; what it leaves in the tensors, which are valid until it returns, is what the heads
- * select by. Counts take the largest values; a mass budget takes the sums as masses, so they must not be negative.
+ * select by. Counts take the largest values; a mass budget takes the sums as masses, so they must not be
+ * negative, nor add up to more than 2^23 in a head.
  *
  * @example
  * ```ts ignore

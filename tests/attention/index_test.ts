@@ -375,3 +375,37 @@ Deno.test("NaN ranks lowest; a mass budget without a finite estimate leaves noth
   using mass = await buildIndex(q, c.k, { kind: "vertical_slash", mass: 0.5 });
   assert.deepEqual(mass.stats[0].map((s) => s.kind), ["dense", "vertical_slash"]);
 });
+
+Deno.test("a block with a NaN key is not among the best", async () => {
+  const shape = { qHeads: 1, kvHeads: 1, headDim: 16, qLen: 1024, kvLen: 1024, scale: 0.25 };
+  using c = await makeCase(shape, 4);
+  const values = c.values.k as Float32Array<ArrayBuffer>;
+  values[200 * 16] = NaN; // in block 3
+  using k = device.tensor([1, 1, 1024, 16], { dtype, data: values });
+  for (const score of ["pooled", "antidiagonal"] as const) {
+    using index = await buildIndex(c.q, k, { kind: "block_sparse", topK: 3, score });
+    const [list] = await readIndex(index);
+    for (let m = 4; m < 16; m++) {
+      // The probabilities of a row with a NaN are all NaN: every block of it scores the same.
+      if (score === "pooled") assert.ok(!list.blocksOf(m).includes(3), `row block ${m}`);
+      assert.equal(list.blocksOf(m).length, 3);
+    }
+  }
+});
+
+Deno.test("a mass budget with few exact distances takes no more than these", async () => {
+  const shape = { qHeads: 2, kvHeads: 1, headDim: 16, qLen: 512, kvLen: 512, scale: 0.25 };
+  using c = await makeCase(shape, 7);
+  const pattern = {
+    kind: "vertical_slash",
+    mass: 0.9,
+    vertical: 64,
+    slash: 20,
+    selection: "exact",
+  } as const;
+  using index = await buildIndex(c.q, c.k, pattern);
+  const { distances } = budgets(64, 20, 512);
+  for (const { bands } of await readIndex(index)) {
+    assert.ok(bands.reduce((sum, { near, far }) => sum + far - near - 63, 0) <= distances);
+  }
+});

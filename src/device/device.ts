@@ -7,7 +7,7 @@ import { environment } from "../native/environment.ts";
 import { MInferenceError } from "../native/errors.ts";
 import type { Native } from "../native/library.ts";
 import { OP_COUNT, OP_NAMES } from "../native/params.ts";
-import { CANCELLED, check, newError, toError } from "../native/status.ts";
+import { check, newError } from "../native/status.ts";
 import { byteLength, type DType } from "./dtype.ts";
 import { decodeInfo, type DeviceInfo, type DeviceKind, infoRequest } from "./info.ts";
 import { type HostArray, Tensor } from "./tensor.ts";
@@ -228,7 +228,9 @@ export class Device implements AsyncDisposable {
    */
   async sync(options: CallOptions = {}): Promise<void> {
     const { signal } = options;
-    const cancel = (): void => this.cancel();
+    const cancel = (): void => {
+      if (!this.disposed) this.cancel();
+    };
     if (signal?.aborted) cancel();
     signal?.addEventListener("abort", cancel, { once: true });
     const error = newError();
@@ -236,8 +238,7 @@ export class Device implements AsyncDisposable {
       const status = await this.#native.mi_sync(this.#open, error);
       signal?.throwIfAborted();
       this.#checkOpen(); // closing meanwhile drops what was queued
-      if (status !== CANCELLED) check("sync", status, error);
-      else throw toError("sync", status, error);
+      check("sync", status, error);
     } finally {
       signal?.removeEventListener("abort", cancel);
     }
@@ -252,6 +253,17 @@ export class Device implements AsyncDisposable {
   /** How often queued work was dropped: what was queued before a change of this cannot be counted on. */
   get cancellations(): number {
     return this.#cancellations;
+  }
+
+  /**
+   * Makes sure that what was queued has run.
+   *
+   * @param since {@linkcode Device.cancellations} before it was queued.
+   * @throws {MInferenceError} `CANCELLED` if somebody cancelled the device since.
+   */
+  checkUncancelled(since: number): void {
+    if (since === this.#cancellations) return;
+    throw new MInferenceError("CANCELLED", "queued work was dropped: the device was cancelled");
   }
 
   /** Counters of the queue. */

@@ -73,14 +73,14 @@ export class KvCache implements Disposable {
     const place = this.shape.offloaded ? "host" : "device";
     if (keep === 0) this[Symbol.dispose]();
     try {
-      this.#growIds(capacity + 1, keep);
+      await this.#growIds(capacity + 1, keep);
       for (let layer = 0; layer < this.shape.layers; layer++) {
         const old = this.#layers[layer];
         if (old && old.rows.shape[1] >= capacity) continue; // grown before a failure
         signal?.throwIfAborted();
         const grown = await allocateLayer(this.device, this.shape, capacity, place);
         if (old) {
-          copyTokens(grown, old, 0, keep);
+          await this.#copied(() => copyTokens(grown, old, 0, keep), () => freeLayer(grown));
           freeLayer(old);
         }
         this.#layers[layer] = grown;
@@ -92,15 +92,29 @@ export class KvCache implements Disposable {
     }
   }
 
-  #growIds(length: number, keep: number): void {
+  async #growIds(length: number, keep: number): Promise<void> {
     const old = this.#ids;
     if (old && old.length >= length) return;
     const grown = this.device.tensor([length], { dtype: "i32" });
     if (old) {
-      this.device.copy(grown, 0, old, 0, keep * 4);
+      const copy = (): void => this.device.copy(grown, 0, old, 0, keep * 4);
+      await this.#copied(copy, () => grown.dispose());
       old.dispose();
     }
     this.#ids = grown;
+  }
+
+  /** Waits until what `copy` queues is done: whoever cancels the device later must not drop what was held. */
+  async #copied(copy: () => void, undo: () => void): Promise<void> {
+    const since = this.device.cancellations;
+    try {
+      copy();
+      await this.device.sync();
+      this.device.checkUncancelled(since);
+    } catch (error) {
+      undo();
+      throw error;
+    }
   }
 
   /**
@@ -132,13 +146,15 @@ export class KvCache implements Disposable {
 
   /** A cache of its own with the first `tokens` tokens. */
   async clone(tokens: number): Promise<KvCache> {
-    const copy = new KvCache(this.device, this.shape);
+    using owned = new DisposableStack();
+    const copy = owned.use(new KvCache(this.device, this.shape));
     copy.ropeLength = this.ropeLength;
     await copy.reserve(tokens, 0);
     if (tokens > 0) {
       this.device.copy(copy.ids, 0, this.ids, 0, tokens * 4);
       copy.#layers.forEach((to, layer) => copyTokens(to, this.#layers[layer], 0, tokens));
     }
+    owned.move();
     return copy;
   }
 

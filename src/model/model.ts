@@ -7,7 +7,7 @@ import type { HeadPattern } from "../attention/patterns.ts";
 import type { CallOptions, Device } from "../device/device.ts";
 import { openDevice } from "../device/open.ts";
 import type { FloatDType } from "../device/dtype.ts";
-import { checkChoice } from "../native/checks.ts";
+import { checkChoice, checkNumber } from "../native/checks.ts";
 import { MInferenceError } from "../native/errors.ts";
 import { type ChatMessage, encodeChat } from "./chat.ts";
 import { type Checkpoint, openCheckpoint } from "./checkpoint.ts";
@@ -152,19 +152,7 @@ export class Model implements AsyncDisposable {
   async createSession(options: SessionOptions = {}): Promise<Session> {
     this.#check();
     const { contextLength = this.#contextLength, patterns } = options;
-    if (!Number.isInteger(contextLength) || contextLength < 1) {
-      throw new MInferenceError(
-        "INVALID_ARGUMENT",
-        `contextLength must be a positive integer, got ${contextLength}`,
-      );
-    }
-    if (contextLength > this.config.maxPositions) {
-      throw new MInferenceError(
-        "CONTEXT_OVERFLOW",
-        `a context of ${contextLength} exceeds the model's ${this.config.maxPositions} positions`,
-        { details: { contextLength, maxPositions: this.config.maxPositions } },
-      );
-    }
+    checkContext(contextLength, this.config);
     const kv = this.#kvShape(options);
     const chosen = patterns === undefined
       ? this.patterns
@@ -261,6 +249,17 @@ export class Model implements AsyncDisposable {
   }
 }
 
+/** Checks a number of tokens to hold. */
+function checkContext(contextLength: number, { maxPositions }: ModelConfig): void {
+  checkNumber("contextLength", contextLength, { least: 1 });
+  if (contextLength <= maxPositions) return;
+  throw new MInferenceError(
+    "CONTEXT_OVERFLOW",
+    `a context of ${contextLength} exceeds the model's ${maxPositions} positions`,
+    { details: { contextLength, maxPositions } },
+  );
+}
+
 /** The element type of 16 bits that attention on this device is fastest in. */
 function usualKvDtype(device: Device): FloatDType {
   return device.kind === "cuda" || device.info().path === "avx512_bf16" ? "bf16" : "f16";
@@ -297,23 +296,18 @@ export async function loadModel(source: string | URL, options: LoadOptions = {})
   const checkpoint = await openCheckpoint(source);
   const { config } = checkpoint;
   const contextLength = options.contextLength ?? config.maxPositions;
-  if (contextLength > config.maxPositions) {
-    throw new MInferenceError(
-      "CONTEXT_OVERFLOW",
-      `a context of ${contextLength} exceeds the model's ${config.maxPositions} positions`,
-      { details: { contextLength, maxPositions: config.maxPositions } },
-    );
-  }
+  checkContext(contextLength, config);
   const patterns = await choosePatterns(options.patterns ?? "auto", checkpoint, { signal });
   const tokenizer = await checkpoint.loadTokenizer();
   signal?.throwIfAborted();
   const device = options.device ?? await openDevice();
   const ownsDevice = options.device === undefined;
   try {
+    const kv = cacheShape(config, device, options); // what it refuses is refused before the weights are read
     const parameters = await loadParameters(device, checkpoint, options);
     return new Model(device, checkpoint, tokenizer, patterns, {
       parameters,
-      kv: cacheShape(config, device, options),
+      kv,
       precision: options.precision ?? "bf16",
       weights,
       contextLength,

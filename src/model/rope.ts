@@ -152,3 +152,9 @@ export function inverseFrequencies(rope: RopeConfig, length: number): RopeFreque
       return result(divided(scaling.factors));
   }
 }
+
+/** Whether sequences of two lengths are rotated alike: what is cached of one serves the other. */
+export function rotatesAlike(rope: RopeConfig, a: number, b: number): boolean {
+  const [x, y] = [inverseFrequencies(rope, a), inverseFrequencies(rope, b)];
+  return x.scale === y.scale && x.invFreq.every((frequency, i) => frequency === y.invFreq[i]);
+}

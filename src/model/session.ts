@@ -23,6 +23,7 @@ import {
 import type { KvCache } from "./kv_cache.ts";
 import { type MemoryInputs, refuseTooLarge } from "./memory.ts";
 import { type OnProgress, Reporter } from "./progress.ts";
+import { rotatesAlike } from "./rope.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
 /** Options of {@linkcode Session.prefill}. */
@@ -99,6 +100,7 @@ export class Session implements AsyncDisposable {
   // The device's cancellations when the last pass was queued, if it may not have run yet.
   #aheadSince: number | undefined;
   #disposed = false;
+  #atWork = 0; // prompts and draws under way
 
   /** @ignore Use {@linkcode Model.createSession}. */
   constructor(parts: SessionParts) {
@@ -190,7 +192,17 @@ export class Session implements AsyncDisposable {
     options: PrefillOptions = {},
   ): Promise<PrefillResult> {
     checkChoice("mode", options.mode ?? "append", ["append", "replace"]);
-    return await this.#prompts.take(() => this.#prefill(prompt, options), options.signal);
+    const read = (): Promise<PrefillResult> => this.#prefill(prompt, options);
+    return await this.#working(() => this.#prompts.take(read, options.signal));
+  }
+
+  async #working<T>(body: () => Promise<T>): Promise<T> {
+    this.#atWork++;
+    try {
+      return await body();
+    } finally {
+      this.#atWork--;
+    }
   }
 
   async #prefill(prompt: string | Uint32Array, options: PrefillOptions): Promise<PrefillResult> {
@@ -207,6 +219,8 @@ export class Session implements AsyncDisposable {
       this.#tokens = this.#tokens.slice(0, kept);
       for (const id of added) this.#tokens.push(id);
       this.#forget(kept);
+      const { rope } = this.#parts.decoder.config;
+      if (!rotatesAlike(rope, this.#cache.ropeLength, this.length)) this.#forget(0);
       // With nothing new, the last token is run again: its logits are wanted.
       this.#computed = Math.min(this.#computed, this.length - 1);
       const cachedTokens = Math.min(kept, this.#computed);
@@ -234,6 +248,7 @@ export class Session implements AsyncDisposable {
     const guard = resolveGuard(options.guard ?? true);
     const { measureMass, reviseEstimate } = options;
     const start = performance.now();
+    const since = device.cancellations;
     await this.#makeRoom(tokens.length, options.signal);
     const report = new Reporter("prefill", tokens.length, options.onProgress);
     const bytes = statsBytes(config.heads);
@@ -250,6 +265,7 @@ export class Session implements AsyncDisposable {
       (_, layer) => stats.readBytes(layer * bytes, bytes).then(decodeStats),
     );
     const perLayer = (await Promise.all(heads)).map((h) => h[0].causalTiles > 0 ? h : []);
+    device.checkUncancelled(since);
     this.#computed = this.length;
     return {
       tokens: tokens.length,
@@ -294,7 +310,9 @@ export class Session implements AsyncDisposable {
     const { decoder } = this.#parts;
     const tokens = new Uint32Array(this.#tokens.slice(this.#computed));
     await this.#cache.reserve(this.length, this.#computed);
+    const since = this.#device.cancellations;
     await decoder.forward(tokens, this.#cache, this.#computed, this.#logits, { signal });
+    this.#device.checkUncancelled(since);
     this.#computed = this.length;
   }
 
@@ -347,36 +365,43 @@ export class Session implements AsyncDisposable {
     signal?: AbortSignal,
   ): Promise<number | null> {
     const { decoder } = this.#parts;
-    return decoder.device.exclusive(async () => {
-      await this.#decodeHeld(signal);
-      const { length } = this;
-      const options = { ...sampling, step: BigInt(step) };
-      const drawn = decoder.draw(this.#logits, options, this.#cache, length);
-      drawn.catch(() => {}); // it is awaited below, unless its step is refused
-      // The token's pass is queued before the host knows the token, so that the device never waits for the
-      // host; one that ends the text was run in vain. A cache that must grow first has it run when wanted.
-      const ahead = more && length < this.#cache.capacity;
-      const since = this.#device.cancellations;
-      if (ahead) {
-        decoder.step(this.#cache, length, this.#logits);
-        this.#resume(length - 1); // until the token is known to stay
-      }
-      const token = await drawn;
-      this.#aheadSince = ahead ? since : undefined;
-      if (eos.has(token)) return null;
-      this.#tokens.push(token);
-      if (ahead) this.#computed = length + 1;
-      return token;
-    }, { signal });
+    return this.#working(() =>
+      decoder.device.exclusive(async () => {
+        await this.#decodeHeld(signal);
+        const { length } = this;
+        const options = { ...sampling, step: BigInt(step) };
+        const drawn = decoder.draw(this.#logits, options, this.#cache, length);
+        drawn.catch(() => {}); // it is awaited below, unless its step is refused
+        // The token's pass is queued before the host knows the token, so that the device never waits for the
+        // host; one that ends the text was run in vain. A cache that must grow first has it run when wanted.
+        const ahead = more && length < this.#cache.capacity;
+        const since = this.#device.cancellations;
+        if (ahead) {
+          decoder.step(this.#cache, length, this.#logits);
+          this.#resume(length - 1); // until the token is known to stay
+        }
+        const token = await drawn;
+        if (since !== this.#device.cancellations) this.#resume(length - 1);
+        this.#device.checkUncancelled(since);
+        this.#aheadSince = ahead ? since : undefined;
+        if (eos.has(token)) return null;
+        this.#tokens.push(token);
+        if (ahead) this.#computed = length + 1;
+        return token;
+      }, { signal })
+    );
   }
 
   /**
    * Drops the tokens after the first `length`.
    *
-   * @throws {MInferenceError} `INVALID_ARGUMENT` if fewer are held.
+   * @throws {MInferenceError} `INVALID_ARGUMENT` if fewer are held, or while a prompt is read or a token drawn.
    */
   truncate(length: number): void {
     this.#check();
+    if (this.#atWork > 0) {
+      throw new MInferenceError("INVALID_ARGUMENT", "cannot truncate a session that is at work");
+    }
     if (!Number.isInteger(length) || length < 0 || length > this.length) {
       throw new MInferenceError(
         "INVALID_ARGUMENT",
@@ -396,12 +421,18 @@ export class Session implements AsyncDisposable {
     this.#check();
     return this.#parts.decoder.device.exclusive(async () => {
       this.#check();
-      const fork = new Session({ ...this.#parts, cache: await this.#cache.clone(this.#computed) });
-      const { device } = this.#parts.decoder;
+      using owned = new DisposableStack();
+      const cache = owned.use(await this.#cache.clone(this.#computed));
+      const fork = new Session({ ...this.#parts, cache });
+      owned.use(fork.#logits);
+      const device = this.#device;
+      const since = device.cancellations;
       device.copy(fork.#logits, 0, this.#logits, 0, this.#logits.byteLength);
       fork.#tokens = this.#tokens.slice();
       fork.#computed = this.#computed;
       await device.sync();
+      device.checkUncancelled(since);
+      owned.move();
       return fork;
     });
   }

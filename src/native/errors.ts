@@ -20,6 +20,7 @@ export type ErrorCode =
   | "UNSUPPORTED_MODEL"
   | "CHECKPOINT"
   | "CONTEXT_OVERFLOW"
+  | "CANCELLED"
   | "DISPOSED"
   | "NETWORK"
   | "IO"

@@ -13,14 +13,12 @@ const CODES: Record<number, ErrorCode> = {
   [-5]: "NO_DEVICE",
   [-6]: "UNSUPPORTED_DEVICE",
   [-7]: "UNSUPPORTED",
+  [-8]: "CANCELLED",
   [-9]: "IO",
   [-10]: "DEVICE_LOST",
   [-11]: "CUDA",
   [-12]: "INTERNAL",
 };
-
-/** `MI_CANCELLED`. */
-export const CANCELLED = -8;
 
 /** Bytes of `mi_error`. */
 const ERROR_BYTES = 256;

@@ -5,7 +5,7 @@ import { loadModel } from "../../src/model/model.ts";
 import type { Session } from "../../src/model/session.ts";
 import { device, failure, relativeError } from "../support.ts";
 import { longRead, needlePrompt, novel, question } from "./needle.ts";
-import { NEEDLE } from "./support.ts";
+import { NEEDLE, temporaryDirectory } from "./support.ts";
 
 const model = await loadModel(NEEDLE, { device });
 
@@ -227,5 +227,70 @@ Deno.test("a memory plan is within 3% of what a prefill takes, sparse and dense"
       const text = `${patterns}, ${length} tokens: ${taken} taken, ${planned} planned`;
       assert.ok(Math.abs(planned / taken - 1) < 0.03, text);
     }
+  }
+});
+
+Deno.test("a session that is at work cannot be truncated", async () => {
+  await using session = await model.createSession({ patterns: "dense" });
+  await session.prefill(prompt(2000));
+  const held = session.length;
+  const reading = session.prefill(prompt(4000));
+  assert.match((await failure(() => session.truncate(10))).message, /at work/);
+  await reading;
+  session.truncate(held);
+  assert.equal(session.length, held);
+});
+
+Deno.test("work that somebody else cancelled is not taken for done", async () => {
+  await using session = await model.createSession({ patterns: "dense" });
+  await session.prefill(prompt(3000));
+  const held = session.tokens;
+  const reading = failure(() => session.prefill(prompt(20_000)));
+  await new Promise((resolve) => setTimeout(resolve, 20));
+  device.cancel();
+  await Promise.allSettled([device.sync()]); // whoever waits first is told of the drop
+  assert.equal((await reading).code, "CANCELLED");
+  assert.deepEqual(session.tokens, held);
+  await using fresh = await model.createSession({ patterns: "dense" });
+  await fresh.prefill(held);
+  assert.ok(relativeError(await session.logits(), await fresh.logits()) < 0.02);
+});
+
+Deno.test("options that cannot be are refused before the weights are read", async () => {
+  const before = device.info().allocated;
+  const wrong = [{ kvDtype: "f8" as "f16" }, { kvPlace: "hots" as "host" }, { contextLength: 1.5 }];
+  for (const options of wrong) {
+    const error = await failure(() => loadModel(NEEDLE, { device, ...options }));
+    assert.equal(error.code, "INVALID_ARGUMENT");
+    assert.equal(device.info().allocated, before);
+  }
+});
+
+Deno.test("where frequencies depend on the length, what was read shorter is read again", async () => {
+  using directory = temporaryDirectory();
+  const fixture = new URL("../fixtures/models/phi3-long/", import.meta.url);
+  const files = [["config.json", fixture], ["model.safetensors", fixture], [
+    "tokenizer.json",
+    NEEDLE,
+  ]];
+  for (const [name, from] of files as [string, URL][]) {
+    Deno.copyFileSync(new URL(name, from), `${directory.path}/${name}`);
+  }
+  await using long = await loadModel(directory.path, { device, patterns: "dense" });
+  const { scaling } = long.config.rope;
+  const limit = scaling.kind === "longrope" ? scaling.originalPositions : 0;
+  const ids = Uint32Array.from(
+    { length: limit + 20 },
+    (_, i) => (i * 37 + 5) % long.config.vocabSize,
+  );
+  await using whole = await long.createSession();
+  await whole.prefill(ids);
+  const expected = await whole.logits();
+  for (const mode of ["append", "replace"] as const) {
+    await using session = await long.createSession();
+    await session.prefill(ids.subarray(0, 10));
+    await session.prefill(mode === "append" ? ids.subarray(10) : ids, { mode });
+    assert.equal(session.length, ids.length);
+    assert.ok(relativeError(await session.logits(), expected) < 0.02, mode);
   }
 });

@@ -5,6 +5,7 @@
 //   scores         s += the scores of 16 keys, in the order that OnlineSoftmax has it
 //   outputs        o += weights of 16 keys times their values; n-tile j, column n of it, is element column(j, n)
 #pragma once
+#include "../core/e4m3_pairs.cuh"
 #include "fragments.cuh"
 
 namespace mi::cuda {
@@ -114,8 +115,8 @@ struct NarrowTile {
         const uint32_t words[4] = {raw.x, raw.y, raw.z, raw.w};
 #pragma unroll
         for (int i = 0; i < 4; i++)
-          mma_tile<Element>(s + 4 * n, q[4 * c + i], to_bf16x2(__byte_perm(words[i], 0, 0x1404)),
-                            to_bf16x2(__byte_perm(words[i], 0, 0x3424)));
+          mma_tile<Element>(s + 4 * n, q[4 * c + i], from_e4m3x2<Element>(__byte_perm(words[i], 0, 0x1404)),
+                            from_e4m3x2<Element>(__byte_perm(words[i], 0, 0x3424)));
       }
   }
 
@@ -139,21 +140,13 @@ struct NarrowTile {
 #pragma unroll
       for (int j = 0; j < kAccess; j++) {
         const uint32_t pick = 0x4000 + j % 4 * 0x1111;  // byte j of the one to byte 1, of the other to byte 3
-        mma_tile<Element>(o + 4 * (at + j), weights, to_bf16x2(__byte_perm(words[0][j / 4], words[1][j / 4], pick)),
-                          to_bf16x2(__byte_perm(words[2][j / 4], words[3][j / 4], pick)));
+        mma_tile<Element>(o + 4 * (at + j), weights, from_e4m3x2<Element>(__byte_perm(words[0][j / 4], words[1][j / 4], pick)),
+                          from_e4m3x2<Element>(__byte_perm(words[2][j / 4], words[3][j / 4], pick)));
       }
     }
   }
 
   __device__ static constexpr int column(int j, int n) { return n * (kDim / 8) + j; }
-
- private:
-  // Two e4m3 in bytes 1 and 3, the others anything, without NaN (a block with one has a scale that is NaN). The fields
-  // move into place, and a product corrects the exponent's bias and normalises denormals.
-  __device__ static __forceinline__ uint32_t to_bf16x2(uint32_t x) {
-    constexpr uint32_t kTwoTo120 = 0x7b807b80;
-    return mul_bf16x2((x & 0x80008000u) | (x >> 4 & 0x07f007f0u), kTwoTo120);
-  }
 };
 
 }  // namespace mi::cuda

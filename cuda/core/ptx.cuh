@@ -67,10 +67,19 @@ __device__ __forceinline__ float exp2_approx(float x) {
   return y;
 }
 
-// Products of two pairs of bf16, denormals and all.
-__device__ __forceinline__ uint32_t mul_bf16x2(uint32_t a, uint32_t b) {
+// Products of two pairs of 16-bit elements, denormals and all.
+template <class T>
+__device__ __forceinline__ uint32_t mul_16x2(uint32_t a, uint32_t b);
+template <>
+__device__ __forceinline__ uint32_t mul_16x2<__nv_bfloat16>(uint32_t a, uint32_t b) {
   uint32_t r;
   asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(r) : "r"(a), "r"(b), "r"(0x80008000u));  // - 0: the product alone
+  return r;
+}
+template <>
+__device__ __forceinline__ uint32_t mul_16x2<__half>(uint32_t a, uint32_t b) {
+  uint32_t r;
+  asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b));
   return r;
 }
 

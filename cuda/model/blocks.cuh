@@ -1,5 +1,6 @@
-// GGUF weight blocks, eight elements at a time. The formats are described in cpu/convert_rows.cpp.
+// Weights, eight elements at a time: GGUF blocks, codes of e4m3, floats. The formats are described in cpu/convert_rows.cpp.
 #pragma once
+#include "../core/e4m3.h"
 #include "elements.cuh"
 
 namespace mi::cuda {
@@ -63,10 +64,17 @@ __device__ inline void load_blocks(const char* row, int64_t lane, int32_t dtype,
 
 __device__ inline bool is_block_dtype(int32_t dtype) { return dtype >= MI_Q8_0; }
 
-// Any weight dtype.
+// Rows of e4m3 hold whole lanes.
+__device__ inline void load_codes(const char* row, int64_t lane, float (&v)[kLane]) {
+#pragma unroll
+  for (int j = 0; j < kLane; j++) v[j] = float_from_e4m3(uint8_t(row[lane * kLane + j]));
+}
+
+// Any weight dtype; codes of e4m3 without their scale.
 __device__ inline void load_weights(const char* row, int64_t lane, int64_t n, int32_t dtype, bool wide,
                                     float (&v)[kLane]) {
   if (is_block_dtype(dtype)) load_blocks(row, lane, dtype, v);
+  else if (dtype == MI_E4M3) load_codes(row, lane, v);
   else load_lane(row, lane * kLane, n, dtype, wide, v);
 }
 

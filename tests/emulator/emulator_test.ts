@@ -43,6 +43,7 @@ const suites: Record<string, () => Promise<void>> = {
   "KV caches in host memory": () => runSuite(["tests/model/kv_offload_test.ts"], {}),
   "fp8 weights": () =>
     runSuite(["tests/model/linear_fp8_test.ts", "tests/model/weights_fp8_test.ts"], {}),
+  "linear layers of a few rows": () => runSuite(["tests/model/linear_few_test.ts"], {}),
   "fp8 weights without vectors of scales": () =>
     runSuite(["tests/model/linear_fp8_test.ts"], { MINFERENCE_EMULATED_CUBLASLT: "12.8" }),
   "device and every model architecture": () =>

@@ -91,20 +91,21 @@ inline float exp2_approx(float x) {
   return y < 1.17549435e-38f ? 0.0f : y;  // results that are not normal are flushed
 }
 
-inline uint32_t mul_bf16x2(uint32_t a, uint32_t b) {
-  const auto product = [&](int shift) {
-    const float x = to_float<__nv_bfloat16>(uint16_t(a >> shift)), y = to_float<__nv_bfloat16>(uint16_t(b >> shift));
-    return uint32_t(emu::bits_as<uint16_t>(__float2bfloat16_rn(x * y))) << shift;
-  };
-  return product(0) | product(16);
-}
-
 template <class T>
 T from_float(float x);
 template <>
 inline __nv_bfloat16 from_float<__nv_bfloat16>(float x) { return __float2bfloat16_rn(x); }
 template <>
 inline __half from_float<__half>(float x) { return __float2half_rn(x); }
+
+template <class T>
+uint32_t mul_16x2(uint32_t a, uint32_t b) {
+  const auto product = [&](int shift) {
+    const float x = to_float<T>(uint16_t(a >> shift)), y = to_float<T>(uint16_t(b >> shift));
+    return uint32_t(emu::bits_as<uint16_t>(from_float<T>(x * y))) << shift;
+  };
+  return product(0) | product(16);
+}
 
 template <class T>
 uint32_t pack_16(float low, float high) {

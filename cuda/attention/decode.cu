@@ -4,6 +4,7 @@
 
 #include "../core/cancel.cuh"
 #include "decode_tiles.cuh"
+#include "row_stream.cuh"
 #include "softmax.cuh"
 #include "work_split.cuh"
 
@@ -38,25 +39,28 @@ struct DecodeParams {
   int64_t scale_stride;
 };
 
-// Weights of parts with the given base-2 log-sum-exps; they add up to 1, or are 0 where no part has a key. A part that
-// is NaN makes all so.
-template <class Lse>
-struct Merge {
-  const Lse& lse;
-  float top = -INFINITY, inverse = 0, total;
-
-  __device__ Merge(int parts, const Lse& part_lse) : lse(part_lse) {
-    for (int i = 0; i < parts; i++) top = isnan(lse(i)) ? lse(i) : isnan(top) ? top : fmaxf(top, lse(i));
-    if (top == -INFINITY) {
-      total = top;
-      return;
-    }
-    float sum = 0;
-    for (int i = 0; i < parts; i++) sum += exp2_approx(lse(i) - top);
-    inverse = 1.0f / sum;
-    total = top + log2f(sum);
+// How parts with the base-2 log-sum-exps lse(i) merge, found by kLanes neighbouring threads together. Where a part has no
+// key its lse is -inf, and its weight 0; a NaN makes all weights NaN.
+template <int kLanes, class Lse>
+class Merge {
+ public:
+  __device__ Merge(int parts, const Lse& lse) : lse_(lse) {
+    const int lane = int(threadIdx.y * blockDim.x + threadIdx.x) % kLanes;
+    float top = -INFINITY, sum = 0;
+    for (int i = lane; i < parts; i += kLanes) top = fmaxf(top, lse(i));
+    for (int s = kLanes / 2; s; s /= 2) top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, s));
+    top_ = top == -INFINITY ? 0 : top;
+    for (int i = lane; i < parts; i += kLanes) sum += exp2_approx(lse(i) - top_);
+    for (int s = kLanes / 2; s; s /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, s);
+    inverse_ = sum == 0 ? 0 : 1.0f / sum;
+    total_ = top_ + log2f(sum);
   }
-  __device__ float weight(int i) const { return top == -INFINITY ? 0.0f : exp2_approx(lse(i) - top) * inverse; }
+  __device__ float weight(int i) const { return exp2_approx(lse_(i) - top_) * inverse_; }
+  __device__ float total() const { return total_; }
+
+ private:
+  const Lse& lse_;
+  float top_, inverse_, total_;
 };
 
 template <class T>
@@ -65,11 +69,6 @@ __device__ void store(const DecodeParams& d, int kv_head, int row, int column, f
   const int head = kv_head * p.group + row / p.q_len, query = row % p.q_len;
   reinterpret_cast<T*>(p.out.at(head, query))[column] = from_float<T>(value);
   if (p.lse && column == 0) p.lse[int64_t(head) * p.q_len + query] = lse * kLn2;
-}
-
-__device__ __forceinline__ void multiply(float (&s)[kWarpKeys / 2], float factor) {
-#pragma unroll
-  for (int j = 0; j < kWarpKeys / 2; j++) s[j] *= factor;
 }
 
 // Grid: [parts, KV heads, row tiles].
@@ -86,7 +85,8 @@ __global__ void __launch_bounds__(Tuning<Tile>::kThreads) decode_kernel(const __
   const int first_key = d.split.first(part), end_key = d.split.first(part + 1);
 
   uint32_t q[kDim / 16][4];
-  Tile::template load_queries<Tune::kThreads>(q, shared, p.head_dim, p.q.data, [&](int r) -> const char* {
+  float query_unit[2];
+  Tile::template load_queries<Tune::kThreads>(q, query_unit, shared, p.head_dim, p.q.data, [&](int r) -> const char* {
     const int row = first_row + r;
     return row < d.rows ? p.q.at(kv_head * p.group + row / p.q_len, row % p.q_len) : nullptr;
   });
@@ -95,14 +95,15 @@ __global__ void __launch_bounds__(Tuning<Tile>::kThreads) decode_kernel(const __
 #pragma unroll
     for (int i = 0; i < 4; i++) q[step][i] ^= p.negate ? 0x80008000u : 0;
 
-  const auto load = [&](int stage, int first) {
-    const auto rows = [&](const Rows& from) {
-      return [&, first](int i) -> const char* { return first + i < end_key ? from.at(kv_head, first + i) : nullptr; };
-    };
-    char* base = shared + stage * Tune::kStageBytes;
+  using Stream = RowStream<Tune::kThreads, Tile::kPieces>;
+  const int row_bytes = p.head_dim * Tile::kRowBytes / kDim;
+  Stream keys(p.k.at(kv_head, first_key), p.k.row_stride, row_bytes);
+  Stream values(p.v.at(kv_head, first_key), p.v.row_stride, row_bytes);
+  const auto load = [&](int stage, int first) {  // tile after tile
     if (first < end_key) {
-      Tile(base).template load<Tune::kThreads>(Tune::kTileKeys, p.head_dim, p.q.data, rows(p.k));
-      Tile(base + Tune::kTileBytes).template load<Tune::kThreads>(Tune::kTileKeys, p.head_dim, p.q.data, rows(p.v));
+      const Tile k(shared + stage * Tune::kStageBytes), v(shared + stage * Tune::kStageBytes + Tune::kTileBytes);
+      keys.template load<Tune::kTileKeys>(end_key - first, [&](int row, int i) { return k.place(row, i); });
+      values.template load<Tune::kTileKeys>(end_key - first, [&](int row, int i) { return v.place(row, i); });
     }
     cp_async_commit();
   };
@@ -110,10 +111,11 @@ __global__ void __launch_bounds__(Tuning<Tile>::kThreads) decode_kernel(const __
   struct Scales {
     float k, v;
   };
+  const float* const k_scales = d.k_scales + kv_head * d.scale_stride;
+  const float* const v_scales = d.v_scales + kv_head * d.scale_stride;
   const auto scales_at = [&](int key) -> Scales {
     if (!Tile::kScaled || key >= end_key) return {1, 1};
-    const int64_t at = kv_head * d.scale_stride + key / MI_KV_BLOCK;
-    return {d.k_scales[at], d.v_scales[at]};
+    return {k_scales[key / MI_KV_BLOCK], v_scales[key / MI_KV_BLOCK]};
   };
 
   int limit[2];  // first key that each of the thread's rows does not see
@@ -124,6 +126,7 @@ __global__ void __launch_bounds__(Tuning<Tile>::kThreads) decode_kernel(const __
   }
   float o[kDim / 2] = {}, factor[2];
   OnlineSoftmax softmax;
+  ValueUnit value_unit;
   int loading = first_key;
 #pragma unroll
   for (int s = 0; s < Tune::kStages - 1; s++, loading += Tune::kTileKeys) load(s, loading);
@@ -141,15 +144,21 @@ __global__ void __launch_bounds__(Tuning<Tile>::kThreads) decode_kernel(const __
 
     float s[kWarpKeys / 2] = {};
     k.scores(warp * kWarpKeys, q, s);
-    if constexpr (Tile::kScaled) multiply(s, scale.k);
+    if constexpr (Tile::kScaled) scale_rows(s, {scale.k * query_unit[0], scale.k * query_unit[1]});
     const int warp_key = key + warp * kWarpKeys + 2 * (lane % 4);
+    if (warp_key + kWarpKeys > min(limit[0], limit[1])) {
 #pragma unroll
-    for (int j = 0; j < kWarpKeys / 2; j++)
-      if (warp_key + 8 * (j / 4) + j % 2 >= limit[j / 2 % 2]) s[j] = -INFINITY;
+      for (int j = 0; j < kWarpKeys / 2; j++)
+        if (warp_key + 8 * (j / 4) + j % 2 >= limit[j / 2 % 2]) s[j] = -INFINITY;
+    }
     if (softmax.step(s, p.scale_log2, factor)) scale_rows(o, factor);
-    if constexpr (Tile::kScaled) multiply(s, scale.v);  // the sum has them without
+    if constexpr (Tile::kScaled) {  // the softmax's sum has the weights without
+      float rescale;
+      if (value_unit.step(scale.v, rescale)) scale_rows(o, {rescale, rescale});
+      scale_rows(s, {value_unit.of_weights(), value_unit.of_weights()});
+    }
     uint32_t weights[kWarpKeys / 4];
-    pack_weights<T>(s, weights);
+    pack_weights<typename Tile::Operand>(s, weights);
     v.outputs(warp * kWarpKeys, weights, o);
   }
   cp_async_wait<0>();
@@ -164,7 +173,7 @@ __global__ void __launch_bounds__(Tuning<Tile>::kThreads) decode_kernel(const __
     const int row = lane / 4 + 8 * r;
     if (lane % 4 == 0) warp_lse[warp][row] = softmax.lse(r, p.scale_log2);
     float* const out = warp_out[warp][row];
-    const float inverse = softmax.inverse_sum(r);
+    const float inverse = softmax.inverse_sum(r) * (Tile::kScaled ? value_unit.of_sums() : 1.0f);
 #pragma unroll
     for (int c = 0; c < kDim / 8; c++)
 #pragma unroll
@@ -176,31 +185,38 @@ __global__ void __launch_bounds__(Tuning<Tile>::kThreads) decode_kernel(const __
   for (int i = threadIdx.x; i < rows * p.head_dim; i += Tune::kThreads) {
     const int row = i / p.head_dim, column = i % p.head_dim;
     const auto lse = [&](int w) { return warp_lse[w][row]; };
-    const Merge<decltype(lse)> merge(Tune::kWarps, lse);
+    const Merge<1, decltype(lse)> merge(Tune::kWarps, lse);
     float value = 0;
     for (int w = 0; w < Tune::kWarps; w++) value += merge.weight(w) * warp_out[w][row][Tune::place(column)];
     if (d.split.parts == 1) {
-      store<T>(d, kv_head, first_row + row, column, value, merge.total);
+      store<T>(d, kv_head, first_row + row, column, value, merge.total());
     } else {
       const int64_t at = (int64_t(kv_head) * d.rows + first_row + row) * d.split.parts + part;
       d.out[at * p.head_dim + column] = value;
-      if (column == 0) d.lse[at] = merge.total;
+      if (column == 0) d.lse[at] = merge.total();
     }
   }
 }
 
-// Grid: [query rows of a KV head, KV heads]; a thread for each element of head_dim.
+// Grid: [query rows of a KV head, KV heads]; block: [head_dim, kMergeRows], whose every row takes each kMergeRows-th part.
+constexpr int kMergeRows = 4;
+
 template <class T>
-__global__ void __launch_bounds__(256) merge_kernel(const __grid_constant__ DecodeParams d) {
+__global__ void __launch_bounds__(256 * kMergeRows) merge_kernel(const __grid_constant__ DecodeParams d) {
   const Problem& p = d.problem;
-  const int row = blockIdx.x, kv_head = blockIdx.y, column = threadIdx.x;
-  const int64_t first = (int64_t(kv_head) * d.rows + row) * d.split.parts;
+  const int row = blockIdx.x, kv_head = blockIdx.y, column = threadIdx.x, parts = d.split.parts;
+  const int64_t first = (int64_t(kv_head) * d.rows + row) * parts;
   const auto lse = [&](int i) { return d.lse[first + i]; };
-  const Merge<decltype(lse)> merge(d.split.parts, lse);
+  const Merge<32, decltype(lse)> merge(parts, lse);
   float value = 0;
-#pragma unroll 4
-  for (int i = 0; i < d.split.parts; i++) value += merge.weight(i) * d.out[(first + i) * p.head_dim + column];
-  store<T>(d, kv_head, row, column, value, merge.total);
+#pragma unroll 8
+  for (int i = threadIdx.y; i < parts; i += kMergeRows) value += merge.weight(i) * d.out[(first + i) * p.head_dim + column];
+  __shared__ float values[kMergeRows][256];
+  values[threadIdx.y][column] = value;
+  __syncthreads();
+  if (threadIdx.y > 0) return;
+  for (int i = 1; i < kMergeRows; i++) value += values[i][column];
+  store<T>(d, kv_head, row, column, value, merge.total());
 }
 
 template <class Tile>
@@ -211,8 +227,8 @@ mi_status queue(const Launch& launch, const DecodeParams& d, mi_error* error) {
   cudaFuncSetAttribute(decode_kernel<Tile>, cudaFuncAttributeMaxDynamicSharedMemorySize, Tune::kBytes);
   decode_kernel<Tile><<<grid, Tune::kThreads, Tune::kBytes, launch.stream>>>(d);
   if (d.split.parts > 1) {
-    const dim3 rows(unsigned(d.rows), grid.y);
-    merge_kernel<typename Tile::Element><<<rows, p.head_dim, 0, launch.stream>>>(d);
+    const dim3 rows(unsigned(d.rows), grid.y), threads(unsigned(p.head_dim), kMergeRows);
+    merge_kernel<typename Tile::Element><<<rows, threads, 0, launch.stream>>>(d);
   }
   return check_launch("attention, few rows", error);
 }

@@ -1,28 +1,31 @@
 // Tiles of keys in shared memory, as few-row attention reads them: of 16-bit elements through ldmatrix, of e4m3 by plain
 // loads, converted in registers. Each says how queries, scores and outputs of a warp lie in its fragments:
-//   load_queries   the A operands q[depth / 16] of 16 query rows
-//   load           begins to copy rows to shared memory
+//   load_queries   the A operands q[depth / 16] of 16 query rows; scaled tiles: in units of unit[row of the thread]
+//   place          the shared memory of a row's 16-byte piece
 //   scores         s += the scores of 16 keys, in the order that OnlineSoftmax has it
 //   outputs        o += weights of 16 keys times their values; n-tile j, column n of it, is element column(j, n)
 #pragma once
 #include "../core/e4m3_pairs.cuh"
 #include "fragments.cuh"
+#include "softmax.cuh"
 
 namespace mi::cuda {
 
 template <class T, int kHeadDim>
 struct WideTile {
-  using Element = T;
+  using Element = T;  // of queries and outputs
+  using Operand = T;  // of products
   static constexpr int kDim = kHeadDim, kRowBytes = kDim * 2, kStages = kDim == 256 ? 2 : 3;
+  static constexpr int kPieces = kDim / 8;
   static constexpr bool kScaled = false;
   SharedTile<kDim> tile;
 
   __device__ explicit WideTile(char* shared) : tile(shared) {}
 
-  // Through shared memory, which is free again afterwards. `row` as in load().
+  // Through shared memory, which is free again afterwards. row(r): the address of query row r, or null for zeros.
   template <int kThreads, class Row>
-  __device__ static void load_queries(uint32_t (&q)[kDim / 16][4], char* shared, int head_dim, const void* valid,
-                                      const Row& row) {
+  __device__ static void load_queries(uint32_t (&q)[kDim / 16][4], float (&)[2], char* shared, int head_dim,
+                                      const void* valid, const Row& row) {
     const SharedTile<kDim> tile(shared);
     tile.template load<kThreads>(16, head_dim, valid, row);
     cp_async_commit();
@@ -33,10 +36,7 @@ struct WideTile {
     __syncthreads();
   }
 
-  template <int kThreads, class Row>
-  __device__ __forceinline__ void load(int count, int head_dim, const void* valid, const Row& row) const {
-    tile.template load<kThreads>(count, head_dim, valid, row);
-  }
+  __device__ __forceinline__ uint32_t place(int row, int i) const { return tile.piece(row, i); }
 
   __device__ __forceinline__ void scores(int key, const uint32_t (&q)[kDim / 16][4], float (&s)[8]) const {
 #pragma unroll
@@ -61,11 +61,12 @@ struct WideTile {
   __device__ static constexpr int column(int j, int n) { return 8 * j + n; }
 };
 
-// Rows of e4m3, multiplied as bf16: conversion is exact. A lane takes neighbouring bytes of a row, 16 an access: the
-// products' depth, and the n-tiles' columns, are permuted to suit.
+// Rows of e4m3, multiplied as f16: converting to it is exact, and one instruction on chips that have it. A lane takes
+// neighbouring bytes of a row, 16 an access: the products' depth, and the n-tiles' columns, are permuted to suit.
 template <int kHeadDim>
 struct NarrowTile {
   using Element = __nv_bfloat16;
+  using Operand = __half;
   static constexpr int kDim = kHeadDim, kRowBytes = kDim, kStages = kDim == 256 ? 3 : 4;
   static constexpr bool kScaled = true;
   static constexpr int kPieces = kDim / 16;
@@ -80,9 +81,11 @@ struct NarrowTile {
     return base + row * kDim + (i ^ turn) * 16;
   }
 
-  // Lane t of a quad has depth [t kDim / 4, (t + 1) kDim / 4); each step takes four of them.
+  // Lane t of a quad has depth [t kDim / 4, (t + 1) kDim / 4); each step takes four of them. A power of two for each row
+  // brings its elements into the range of f16: what is rounded there is below 2^-25 of the row's largest.
   template <int kThreads, class Row>
-  __device__ static void load_queries(uint32_t (&q)[kDim / 16][4], char*, int head_dim, const void*, const Row& row) {
+  __device__ static void load_queries(uint32_t (&q)[kDim / 16][4], float (&unit)[2], char*, int head_dim, const void*,
+                                      const Row& row) {
     const int g = threadIdx.x % 32 / 4, depth = threadIdx.x % 4 * (kDim / 4);
 #pragma unroll
     for (int r = 0; r < 2; r++) {
@@ -97,13 +100,24 @@ struct NarrowTile {
         q[step + 1][r] = two.z;
         q[step + 1][r + 2] = two.w;
       }
+      float most = 0;
+#pragma unroll
+      for (int i = 0; i < kDim / 8; i++) {
+        const uint32_t pair = q[i / 2][r + i % 2 * 2];
+        most = fmaxf(most, fmaxf(fabsf(low(pair)), fabsf(high(pair))));
+      }
+      const int exponent = min(253, 262 - (__float_as_int(quad_max(most)) >> 23));  // to [2^8, 2^9)
+      const float factor = __int_as_float(exponent << 23);
+      unit[r] = __int_as_float((254 - exponent) << 23);
+#pragma unroll
+      for (int i = 0; i < kDim / 8; i++) {
+        uint32_t& pair = q[i / 2][r + i % 2 * 2];
+        pair = pack_16<__half>(low(pair) * factor, high(pair) * factor);
+      }
     }
   }
 
-  template <int kThreads, class Row>
-  __device__ __forceinline__ void load(int count, int head_dim, const void* valid, const Row& row) const {
-    load_rows<kThreads, kPieces, 16>(count, head_dim, valid, row, [&](int r, int i) { return smem_address(piece(r, i)); });
-  }
+  __device__ __forceinline__ uint32_t place(int row, int i) const { return smem_address(piece(row, i)); }
 
   __device__ __forceinline__ void scores(int key, const uint32_t (&q)[kDim / 16][4], float (&s)[8]) const {
     const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
@@ -115,8 +129,8 @@ struct NarrowTile {
         const uint32_t words[4] = {raw.x, raw.y, raw.z, raw.w};
 #pragma unroll
         for (int i = 0; i < 4; i++)
-          mma_tile<Element>(s + 4 * n, q[4 * c + i], from_e4m3x2<Element>(__byte_perm(words[i], 0, 0x1404)),
-                            from_e4m3x2<Element>(__byte_perm(words[i], 0, 0x3424)));
+          mma_tile<Operand>(s + 4 * n, q[4 * c + i], from_e4m3x2<Operand>(words[i], 0, words[i], 1),
+                            from_e4m3x2<Operand>(words[i], 2, words[i], 3));
       }
   }
 
@@ -139,14 +153,42 @@ struct NarrowTile {
       }
 #pragma unroll
       for (int j = 0; j < kAccess; j++) {
-        const uint32_t pick = 0x4000 + j % 4 * 0x1111;  // byte j of the one to byte 1, of the other to byte 3
-        mma_tile<Element>(o + 4 * (at + j), weights, from_e4m3x2<Element>(__byte_perm(words[0][j / 4], words[1][j / 4], pick)),
-                          from_e4m3x2<Element>(__byte_perm(words[2][j / 4], words[3][j / 4], pick)));
+        mma_tile<Operand>(o + 4 * (at + j), weights, from_e4m3x2<Operand>(words[0][j / 4], j % 4, words[1][j / 4], j % 4),
+                          from_e4m3x2<Operand>(words[2][j / 4], j % 4, words[3][j / 4], j % 4));
       }
     }
   }
 
   __device__ static constexpr int column(int j, int n) { return n * (kDim / 8) + j; }
+
+ private:
+  __device__ static float low(uint32_t pair) { return __int_as_float(pair << 16); }
+  __device__ static float high(uint32_t pair) { return __int_as_float(pair & 0xffff0000u); }
+};
+
+// What the sums of a NarrowTile's outputs are in units of: the largest scale of values so far. Weights are packed relative
+// to it, with head-room that f16 bears, so that small ones keep their bits: 2^8, by which OnlineSoftmax lets them grow,
+// times 2^7.
+class ValueUnit {
+ public:
+  // Before keys whose values have the scale `next`: returns whether the sums have to be multiplied by `factor`.
+  __device__ __forceinline__ bool step(float next, float& factor) {
+    if (next == scale_) return false;
+    const bool rises = next > unit_;
+    if (rises) {
+      factor = unit_ / next;
+      unit_ = next;
+    }
+    scale_ = next;
+    weight_ = next / unit_ * kHeadRoom;
+    return rises;
+  }
+  __device__ __forceinline__ float of_weights() const { return weight_; }
+  __device__ __forceinline__ float of_sums() const { return unit_ / kHeadRoom; }
+
+ private:
+  static constexpr float kHeadRoom = 128;
+  float unit_ = 0, scale_ = 0, weight_ = 0;
 };
 
 }  // namespace mi::cuda

@@ -4,19 +4,6 @@
 
 namespace mi::cuda {
 
-// Begins to load `count` rows of kPieces pieces of 16 bytes, kElements elements each: `row(r)` gives the address of row r,
-// or null for zeros, and `piece(r, i)` where its piece i goes in shared memory. Pieces past head_dim are zero.
-template <int kThreads, int kPieces, int kElements, class Row, class Piece>
-__device__ __forceinline__ void load_rows(int count, int head_dim, const void* valid, const Row& row, const Piece& piece) {
-  static_assert(kThreads % kPieces == 0, "a thread keeps to one piece");
-  const int i = threadIdx.x % kPieces;
-  for (int r = threadIdx.x / kPieces; r < count; r += kThreads / kPieces) {
-    const char* from = row(r);
-    const bool present = from && i * kElements < head_dim;
-    cp_async_16(piece(r, i), present ? static_cast<const void*>(from + i * 16) : valid, present ? 16 : 0);
-  }
-}
-
 // Rows of kDim elements; 16-byte piece i of row r lies at i ^ (r % 8), so that eight rows of a matrix lie in different
 // banks.
 template <int kDim>
@@ -28,10 +15,16 @@ struct SharedTile {
 
   __device__ __forceinline__ uint32_t piece(int row, int i) const { return address + row * kPitch + (i ^ (row & 7)) * 16; }
 
-  // See load_rows.
+  // Begins to load `count` rows: `row(r)` gives the address of row r, or null for zeros. Pieces past head_dim are zero.
   template <int kThreads, class Row>
   __device__ __forceinline__ void load(int count, int head_dim, const void* valid, const Row& row) const {
-    load_rows<kThreads, kPieces, 8>(count, head_dim, valid, row, [&](int r, int i) { return piece(r, i); });
+    static_assert(kThreads % kPieces == 0, "a thread keeps to one piece");
+    const int i = threadIdx.x % kPieces;
+    for (int r = threadIdx.x / kPieces; r < count; r += kThreads / kPieces) {
+      const char* from = row(r);
+      const bool present = from && i * 8 < head_dim;
+      cp_async_16(piece(r, i), present ? static_cast<const void*>(from + i * 16) : valid, present ? 16 : 0);
+    }
   }
 
   // A operand: rows [row, row + 16), depth [16 step, 16 step + 16).

@@ -83,6 +83,15 @@ __device__ __forceinline__ uint32_t mul_16x2<__half>(uint32_t a, uint32_t b) {
   return r;
 }
 
+#if __CUDA_ARCH__ >= 890
+// The e4m3 in bytes 0 and 1.
+__device__ __forceinline__ uint32_t f16x2_from_e4m3x2(uint32_t codes) {
+  uint32_t r;
+  asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(r) : "h"(uint16_t(codes)));
+  return r;
+}
+#endif
+
 // One float as a 16-bit element.
 template <class T>
 __device__ __forceinline__ T from_float(float x);

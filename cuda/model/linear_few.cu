@@ -72,8 +72,8 @@ struct Piece {
 #pragma unroll
     for (int i = 0; i < 4; i++) {
       if constexpr (kCodes) {
-        pairs[2 * i] = from_e4m3x2<T>(__byte_perm(words[i], 0, 0x1404));
-        pairs[2 * i + 1] = from_e4m3x2<T>(__byte_perm(words[i], 0, 0x3424));
+        pairs[2 * i] = from_e4m3x2<T>(words[i], 0, words[i], 1);
+        pairs[2 * i + 1] = from_e4m3x2<T>(words[i], 2, words[i], 3);
       } else {
         pairs[i] = words[i];
       }

@@ -1,7 +1,7 @@
 // Keys and values as e4m3: round trips, blocks that fill up over several appends, and attention that reads them.
 import fc from "fast-check";
 import assert from "node:assert/strict";
-import { enqueueAttention } from "../../src/attention/sequence.ts";
+import { enqueueAttention, type SequenceShape } from "../../src/attention/sequence.ts";
 import { dequantise, quantise, type QuantisedRows } from "../../src/device/ops.ts";
 import { Scratch } from "../../src/device/scratch.ts";
 import type { Tensor } from "../../src/device/tensor.ts";
@@ -118,6 +118,29 @@ Deno.test("a block with a value that is not finite is NaN, the others are what t
   });
 });
 
+/** Output and log-sum-exps over [2 kvHeads, kvLen, headDim] keys, then values; `scales`: of e4m3 ones. */
+async function attend(
+  shape: SequenceShape,
+  q: Tensor,
+  kv: Tensor,
+  scales?: Tensor,
+): Promise<Float32Array[]> {
+  const { qHeads, kvHeads, headDim, qLen, kvLen } = shape;
+  using scratch = new Scratch(device);
+  using out = device.tensor(q.shape, { dtype: q.dtype });
+  using lse = device.tensor([qHeads, qLen]);
+  const stride = scales?.shape[1] ?? 0;
+  enqueueAttention(device, scratch, shape, {
+    q: q.view(),
+    k: kv.view(),
+    v: kv.view({ offset: kvHeads * kvLen * headDim }),
+    kvScales: scales && { k: scales.ref(), v: scales.ref(kvHeads * stride), stride },
+    out: out.view(),
+    lse: lse.ref(),
+  });
+  return [await out.read(), await lse.read()];
+}
+
 Deno.test("attention over e4m3 is attention over what it stands for", async () => {
   const cpu = device.kind === "cpu";
   const dtype = cpu ? "f32" : "bf16";
@@ -133,7 +156,6 @@ Deno.test("attention over e4m3 is attention over what it stands for", async () =
   await fc.assert(
     fc.asyncProperty(shapes, async ({ kvHeads, group, headDim, qLen, kvLen, scale, seed }) => {
       const qHeads = kvHeads * group;
-      using scratch = new Scratch(device);
       const random = (heads: number, rows: number, n: number): Tensor =>
         device.tensor([heads, rows, headDim], { dtype, data: values(heads, rows, headDim, n) });
       using q = random(qHeads, qLen, seed);
@@ -144,30 +166,57 @@ Deno.test("attention over e4m3 is attention over what it stands for", async () =
       const size = { rows: kvLen, heads: 2 * kvHeads, dim: headDim };
       dequantise(device, kept.operand, floats.view(), size);
       const shape = { qHeads, kvHeads, headDim, qLen, kvLen, scale };
-      const half = kvHeads * kvLen * headDim;
-      const attend = async (k: Tensor, quantised: boolean): Promise<Float32Array[]> => {
-        using out = device.tensor(q.shape, { dtype });
-        using lse = device.tensor([qHeads, qLen]);
-        const { scales, scaleStride: stride } = kept.operand;
-        enqueueAttention(device, scratch, shape, {
-          q: q.view(),
-          k: k.view(),
-          v: k.view({ offset: half }),
-          kvScales: quantised
-            ? { k: scales, v: kept.scales.ref(kvHeads * stride), stride }
-            : undefined,
-          out: out.view(),
-          lse: lse.ref(),
-        });
-        return [await out.read(), await lse.read()];
-      };
-      const [expected, lse] = await attend(floats, false);
-      const [actual, actualLse] = await attend(kept.codes, true);
+      const [expected, lse] = await attend(shape, q, floats);
+      const [actual, actualLse] = await attend(shape, q, kept.codes, kept.scales);
       const [error, lseError] = [relativeError(actual, expected), relativeError(actualLse, lse)];
       assert.ok(error < (cpu ? 1e-5 : 1e-2), `output: ${error}`);
       assert.ok(lseError < 1e-4, `lse: ${lseError}`);
     }),
     { numRuns: 30 },
+  );
+});
+
+Deno.test("blocks and queries of any magnitude keep their precision", async () => {
+  const cpu = device.kind === "cpu";
+  const dtype = cpu ? "f32" : "bf16";
+  const [blocks, heads, headDim] = [4, 5, 64];
+  const kvLen = blocks * BLOCK;
+  const magnitudes = fc.array(fc.integer({ min: -12, max: 8 }), {
+    minLength: blocks,
+    maxLength: blocks,
+  });
+  await fc.assert(
+    fc.asyncProperty(magnitudes, fc.nat({ max: 1 << 20 }), async (magnitude, seed) => {
+      // Head i sees block i alone, through one large element among small ones; the last one has no query to speak of,
+      // and sees all keys alike.
+      const marker = 16;
+      const q = gaussians(heads * headDim, seed, 0.01);
+      for (let i = 0; i < heads; i++) {
+        if (i < blocks) q[i * headDim + i] = 2 ** (8 * i);
+        else q.fill(2 ** -100, i * headDim, (i + 1) * headDim);
+      }
+      const k = gaussians(kvLen * headDim, seed + 1).map((x, i) =>
+        Math.floor(i / (BLOCK * headDim)) === i % headDim ? marker + x / 16 : x / 16
+      );
+      const v = gaussians(kvLen * headDim, seed + 2).map((x, i) =>
+        x * 2 ** magnitude[Math.floor(i / (BLOCK * headDim))]
+      );
+      using queries = device.tensor([heads, 1, headDim], { dtype, data: q });
+      using src = device.tensor([2, kvLen, headDim], { dtype, data: Float32Array.of(...k, ...v) });
+      using kept = quantisedRows(2, kvLen, headDim);
+      using floats = device.tensor(src.shape, { dtype });
+      append(src, kept.operand, src.shape, []);
+      dequantise(device, kept.operand, floats.view(), { rows: kvLen, heads: 2, dim: headDim });
+      const shape = { qHeads: heads, kvHeads: 1, headDim, qLen: 1, kvLen, scale: 4 };
+      const [expected] = await attend(shape, queries, floats);
+      const [actual] = await attend(shape, queries, kept.codes, kept.scales);
+      for (let i = 0; i < heads; i++) {
+        const [from, to] = [i * headDim, (i + 1) * headDim];
+        const error = relativeError(actual.subarray(from, to), expected.subarray(from, to));
+        assert.ok(error < (cpu ? 1e-5 : 1e-2), `head ${i}: ${error}`);
+      }
+    }),
+    { numRuns: 20 },
   );
 });
 

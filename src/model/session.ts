@@ -24,6 +24,7 @@ import type { KvCache } from "./kv_cache.ts";
 import { type MemoryInputs, refuseTooLarge } from "./memory.ts";
 import { type OnProgress, Reporter } from "./progress.ts";
 import { rotatesAlike } from "./rope.ts";
+import { TokenHistory } from "./token_history.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
 /** Options of {@linkcode Session.prefill}. */
@@ -89,30 +90,30 @@ export function cacheOf(session: Session): KvCache {
   return caches.get(session)!;
 }
 
-/** A KV cache and its history. Made by {@linkcode Model.createSession}. */
+/** A KV cache and the tokens in it. Made by {@linkcode Model.createSession}. */
 export class Session implements AsyncDisposable {
   readonly #parts: SessionParts;
   readonly #cache: KvCache;
   readonly #logits: Tensor; // f32 [vocabulary], of the last computed token
   readonly #prompts = new Turns(); // a prompt's tokens depend on what is before it
-  #tokens: number[] = [];
-  #computed = 0; // tokens whose keys and values are in the cache, or queued to be
+  readonly #history: TokenHistory;
   // The device's cancellations when the last pass was queued, if it may not have run yet.
   #aheadSince: number | undefined;
   #disposed = false;
   #atWork = 0; // prompts and draws under way
 
   /** @ignore Use {@linkcode Model.createSession}. */
-  constructor(parts: SessionParts) {
+  constructor(parts: SessionParts, history: TokenHistory = new TokenHistory(parts.cache)) {
     this.#parts = parts;
     this.#cache = parts.cache;
+    this.#history = history;
     this.#logits = parts.decoder.device.tensor([parts.decoder.config.vocabSize]);
     caches.set(this, parts.cache);
   }
 
   /** Tokens held. */
   get length(): number {
-    return this.#tokens.length;
+    return this.#history.length;
   }
 
   /** Most tokens it may hold. */
@@ -122,24 +123,20 @@ export class Session implements AsyncDisposable {
 
   /** Ids of the tokens held. */
   get tokens(): Uint32Array<ArrayBuffer> {
-    return new Uint32Array(this.#tokens);
+    return this.#history.ids();
   }
 
   #check(): void {
     if (this.#disposed) throw new MInferenceError("DISPOSED", "the session was disposed");
     // A pass that was queued ahead may have been dropped with the work of whoever cancelled.
     const since = this.#aheadSince ?? this.#device.cancellations;
-    if (since !== this.#device.cancellations) this.#resume(this.length - 1);
+    if (since === this.#device.cancellations) return;
+    this.#history.resumeFrom(this.length - 1);
+    this.#aheadSince = undefined;
   }
 
   get #device(): Device {
     return this.#parts.decoder.device;
-  }
-
-  /** Nothing from token `first` on can be counted on any more: it runs again when its logits are wanted. */
-  #resume(first: number): void {
-    this.#computed = this.#cache.resumeAt(Math.max(0, Math.min(this.#computed, first)));
-    this.#aheadSince = undefined;
   }
 
   async #encode(
@@ -212,39 +209,32 @@ export class Session implements AsyncDisposable {
     return await this.#parts.decoder.device.exclusive(async () => {
       this.#check();
       options.signal?.throwIfAborted();
-      const before = this.#tokens;
-      const kept = replace ? commonPrefix(this.#tokens, tokens) : this.length;
+      const history = this.#history;
+      const kept = replace ? history.commonPrefix(tokens) : this.length;
       const added = replace ? tokens.subarray(kept) : tokens;
       this.#checkTokens(added, kept);
-      this.#tokens = this.#tokens.slice(0, kept);
-      for (const id of added) this.#tokens.push(id);
-      this.#forget(kept);
+      history.truncate(kept);
+      history.append(added);
       const { rope } = this.#parts.decoder.config;
-      if (!rotatesAlike(rope, this.#cache.ropeLength, this.length)) this.#forget(0);
-      // With nothing new, the last token is run again: its logits are wanted.
-      this.#computed = Math.min(this.#computed, this.length - 1);
-      const cachedTokens = Math.min(kept, this.#computed);
+      if (!rotatesAlike(rope, this.#cache.ropeLength, this.length)) history.resumeFrom(0);
+      history.repeatLast(); // where nothing is new
+      const cachedTokens = Math.min(kept, history.computed);
       try {
         return { ...await this.#advance(options), cachedTokens };
       } catch (error) {
         // Keys and values of the kept prefix were not touched; its logits may have been.
-        this.#tokens = before.slice(0, kept);
-        this.#resume(kept - 1);
+        history.truncate(kept);
+        history.resumeFrom(kept - 1);
         throw error;
       }
     }, options);
-  }
-
-  /** Drops keys and values of the tokens from `length` on. */
-  #forget(length: number): void {
-    if (length < this.#computed) this.#computed = this.#cache.resumeAt(length);
   }
 
   /** Runs the tokens that are not in the cache yet, with the device to itself. */
   async #advance(options: PrefillOptions): Promise<Omit<PrefillResult, "cachedTokens">> {
     const { decoder, patterns } = this.#parts;
     const { device, config } = decoder;
-    const tokens = new Uint32Array(this.#tokens.slice(this.#computed));
+    const tokens = this.#history.pending();
     const guard = resolveGuard(options.guard ?? true);
     const { measureMass, reviseEstimate } = options;
     const start = performance.now();
@@ -255,7 +245,7 @@ export class Session implements AsyncDisposable {
     using stats = device.tensor([config.layers * bytes], { dtype: "u8" });
     await stats.write(new Uint8Array(stats.byteLength));
     device.timings(); // from here on
-    await decoder.forward(tokens, this.#cache, this.#computed, this.#logits, {
+    await decoder.forward(tokens, this.#cache, this.#history.computed, this.#logits, {
       signal: options.signal,
       sparse: patterns ? { patterns, stats, measureMass, guard, reviseEstimate } : undefined,
       onLayer: (done) => report.update(Math.floor(tokens.length * done / config.layers)),
@@ -266,7 +256,7 @@ export class Session implements AsyncDisposable {
     );
     const perLayer = (await Promise.all(heads)).map((h) => h[0].causalTiles > 0 ? h : []);
     device.checkUncancelled(since);
-    this.#computed = this.length;
+    this.#history.markComputed();
     return {
       tokens: tokens.length,
       ms: performance.now() - start,
@@ -287,7 +277,7 @@ export class Session implements AsyncDisposable {
       const hostFree = inputs.hostFree + host;
       refuseTooLarge({ ...inputs, free, hostFree }, this.length, rows);
     }
-    await this.#cache.reserve(this.length, this.#computed, signal);
+    await this.#cache.reserve(this.length, this.#history.computed, signal);
   }
 
   /** Logits after the last token held, f32 [vocabulary]. */
@@ -306,14 +296,14 @@ export class Session implements AsyncDisposable {
     if (this.length === 0) {
       throw new MInferenceError("INVALID_ARGUMENT", "the session is empty: give a prompt");
     }
-    if (this.#computed === this.length) return;
-    const { decoder } = this.#parts;
-    const tokens = new Uint32Array(this.#tokens.slice(this.#computed));
-    await this.#cache.reserve(this.length, this.#computed);
+    const { computed } = this.#history;
+    if (computed === this.length) return;
+    await this.#cache.reserve(this.length, computed);
     const since = this.#device.cancellations;
-    await decoder.forward(tokens, this.#cache, this.#computed, this.#logits, { signal });
+    const tokens = this.#history.pending();
+    await this.#parts.decoder.forward(tokens, this.#cache, computed, this.#logits, { signal });
     this.#device.checkUncancelled(since);
-    this.#computed = this.length;
+    this.#history.markComputed();
   }
 
   /**
@@ -378,15 +368,15 @@ export class Session implements AsyncDisposable {
         const since = this.#device.cancellations;
         if (ahead) {
           decoder.step(this.#cache, length, this.#logits);
-          this.#resume(length - 1); // until the token is known to stay
+          this.#history.resumeFrom(length - 1); // until the token is known to stay
         }
         const token = await drawn;
-        if (since !== this.#device.cancellations) this.#resume(length - 1);
+        if (since !== this.#device.cancellations) this.#history.resumeFrom(length - 1);
         this.#device.checkUncancelled(since);
         this.#aheadSince = ahead ? since : undefined;
         if (eos.has(token)) return null;
-        this.#tokens.push(token);
-        if (ahead) this.#computed = length + 1;
+        this.#history.append([token]);
+        if (ahead) this.#history.markComputed();
         return token;
       }, { signal })
     );
@@ -410,10 +400,8 @@ export class Session implements AsyncDisposable {
       );
     }
     if (length === this.length) return;
-    this.#tokens.length = length;
-    this.#forget(length);
-    // The logits of the last kept token are gone: it runs again when they are wanted.
-    this.#computed = Math.max(0, Math.min(this.#computed, length - 1));
+    this.#history.truncate(length);
+    this.#history.repeatLast();
   }
 
   /** A session of its own that starts with the same tokens, keys and values. */
@@ -422,14 +410,12 @@ export class Session implements AsyncDisposable {
     return this.#parts.decoder.device.exclusive(async () => {
       this.#check();
       using owned = new DisposableStack();
-      const cache = owned.use(await this.#cache.clone(this.#computed));
-      const fork = new Session({ ...this.#parts, cache });
+      const cache = owned.use(await this.#cache.clone(this.#history.computed));
+      const fork = new Session({ ...this.#parts, cache }, this.#history.fork(cache));
       owned.use(fork.#logits);
       const device = this.#device;
       const since = device.cancellations;
       device.copy(fork.#logits, 0, this.#logits, 0, this.#logits.byteLength);
-      fork.#tokens = this.#tokens.slice();
-      fork.#computed = this.#computed;
       await device.sync();
       device.checkUncancelled(since);
       owned.move();
@@ -452,12 +438,6 @@ export class Session implements AsyncDisposable {
   [Symbol.asyncDispose](): Promise<void> {
     return this.dispose();
   }
-}
-
-function commonPrefix(a: readonly number[], b: Uint32Array): number {
-  let n = 0;
-  while (n < a.length && n < b.length && a[n] === b[n]) n++;
-  return n;
 }
 
 /** Over the layers that compute attention for every row. A head that ran densely counts 1. */

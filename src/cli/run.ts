@@ -64,10 +64,11 @@ async function prefill(
 ): Promise<{ density: number; guarded: number; tokensPerSecond: number }> {
   using bar = new ProgressBar();
   const { guard, signal } = options;
-  const input = options.chat
-    ? encodeChat(model.checkpoint, model.tokenizer, [{ role: "user", content: prompt }])
-    : prompt;
   const { onProgress } = bar;
+  const message = { role: "user", content: prompt } as const;
+  const input = options.chat
+    ? await encodeChat(model.checkpoint, model.tokenizer, [message], { signal, onProgress })
+    : prompt;
   const { density, guarded, tokens, ms } = await session.prefill(input, {
     ...{ guard, signal, onProgress },
   });

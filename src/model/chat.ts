@@ -4,8 +4,10 @@
  * @module
  */
 import { Template } from "@huggingface/jinja";
+import type { CallOptions } from "../device/device.ts";
 import { MInferenceError } from "../native/errors.ts";
 import type { Checkpoint } from "./checkpoint.ts";
+import { type OnProgress, Reporter } from "./progress.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
 /** A message of a conversation. */
@@ -80,23 +82,63 @@ export function renderChat(
 /** A noncharacter, which no text holds: marks special-token text that came from a message. */
 const MARK = "\uFDD0";
 
+/** A stretch of a rendered conversation. */
+interface Stretch {
+  readonly text: string;
+  /** Whether the text of a special token in it is that token. */
+  readonly parseSpecial: boolean;
+}
+
+/** Cuts a conversation at its special tokens; what has a mark is plain text, everything else encoded as usual. */
+function stretches(conversation: string, special: RegExp | undefined): Stretch[] {
+  const cut: Stretch[] = [];
+  let usual = "";
+  const flush = (): void => {
+    if (usual) cut.push({ text: usual, parseSpecial: true });
+    usual = "";
+  };
+  for (const text of special ? conversation.split(RegExp(`(${special.source})`)) : [conversation]) {
+    if (!text.includes(MARK)) {
+      usual += text;
+      continue;
+    }
+    flush();
+    cut.push({ text: text.replaceAll(MARK, ""), parseSpecial: false });
+  }
+  flush();
+  return cut;
+}
+
+/** Options of {@linkcode encodeChat}. */
+export interface EncodeChatOptions extends ChatOptions, CallOptions {
+  /** Receives progress of the tokenization. */
+  onProgress?: OnProgress;
+}
+
 /**
- * Encodes a conversation. Only the template's own special tokens become special: `<|eot_id|>` inside a message is
- * plain text and ends nothing.
+ * Encodes a conversation of any length without blocking. Only the template's own special tokens become special:
+ * `<|eot_id|>` inside a message is plain text and ends nothing.
  *
  * @param checkpoint Gives the template.
  * @param tokenizer The model's tokenizer.
  * @param messages The conversation.
- * @param options See {@linkcode ChatOptions}.
+ * @param options See {@linkcode EncodeChatOptions}.
  * @returns Token ids of the prompt.
- * @throws {MInferenceError} As {@linkcode renderChat}.
+ * @throws {MInferenceError} As {@linkcode renderChat}. Rejects with `signal.reason` when aborted.
+ *
+ * @example
+ * ```ts ignore
+ * const messages = [{ role: "user", content: "What is the pass key?" }] as const;
+ * await session.prefill(await encodeChat(model.checkpoint, model.tokenizer, messages));
+ * ```
  */
-export function encodeChat(
+export async function encodeChat(
   checkpoint: ChatSource,
   tokenizer: Tokenizer,
   messages: readonly ChatMessage[],
-  options: ChatOptions = {},
-): Uint32Array {
+  options: EncodeChatOptions = {},
+): Promise<Uint32Array> {
+  const { signal, onProgress } = options;
   const special = tokenizer.addedTokenPattern;
   // The mark goes behind the first character of a special token's text, so that the text no longer is one.
   const defuse = (text: string): string => {
@@ -106,33 +148,20 @@ export function encodeChat(
       : plain.replace(special, (token) => token.slice(0, 1) + MARK + token.slice(1));
   };
   const defused = messages.map((message) => ({ ...message, content: defuse(message.content) }));
-  const prompt = renderChat(checkpoint, defused, options);
-  if (!prompt.includes(MARK) || special === undefined) {
-    return tokenizer.encode(prompt, { addSpecialTokens: false });
+  const cut = stretches(renderChat(checkpoint, defused, options), special);
+  const length = cut.reduce((sum, { text }) => sum + text.length, 0);
+  const report = new Reporter("tokenize", length, onProgress);
+  const ids: number[] = [];
+  let start = 0;
+  for (const { text, parseSpecial } of cut) {
+    const encoded = await tokenizer.encodeAsync(text, {
+      addSpecialTokens: false,
+      parseSpecial,
+      signal,
+      onProgress: (done) => report.update(start + done),
+    });
+    for (const id of encoded) ids.push(id);
+    start += text.length;
   }
-  // Cut at the template's special tokens; texts with a mark are encoded as plain ones, everything else as usual.
-  const parts: number[][] = [];
-  let usual = "";
-  const flush = (): void => {
-    if (usual) parts.push([...tokenizer.encode(usual, { addSpecialTokens: false })]);
-    usual = "";
-  };
-  const take = (text: string): void => {
-    if (!text.includes(MARK)) {
-      usual += text;
-      return;
-    }
-    flush();
-    const plain = text.replaceAll(MARK, "");
-    parts.push([...tokenizer.encode(plain, { addSpecialTokens: false, parseSpecial: false })]);
-  };
-  let end = 0;
-  for (const match of prompt.matchAll(special)) {
-    take(prompt.slice(end, match.index));
-    usual += match[0];
-    end = match.index + match[0].length;
-  }
-  take(prompt.slice(end));
-  flush();
-  return Uint32Array.from(parts.flat());
+  return Uint32Array.from(ids);
 }

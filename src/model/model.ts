@@ -221,14 +221,27 @@ export class Model implements AsyncDisposable {
   }
 
   /**
-   * One-shot answer to a conversation, with the checkpoint's own chat template.
-   *
-   * @throws {MInferenceError} `UNSUPPORTED_MODEL` if the checkpoint has no template.
+   * One-shot answer to a conversation, with the checkpoint's own chat template. The generation fails with
+   * `UNSUPPORTED_MODEL` if the checkpoint has no template.
    */
   chat(messages: readonly ChatMessage[], options: GenerateOptions = {}): Generation {
     this.#check();
-    const chat = { addGenerationPrompt: true };
-    return this.generate(encodeChat(this.checkpoint, this.tokenizer, messages, chat), options);
+    return new Generation(this.#answer(messages, options));
+  }
+
+  async *#answer(
+    messages: readonly ChatMessage[],
+    options: GenerateOptions,
+  ): AsyncGenerator<TokenChunk, GenerationStats> {
+    const { signal, onProgress } = options;
+    const started = performance.now();
+    const prompt = await encodeChat(this.checkpoint, this.tokenizer, messages, {
+      signal,
+      onProgress,
+    });
+    const encodeMs = performance.now() - started;
+    const stats = yield* this.#oneShot(prompt, options);
+    return { ...stats, ttftMs: stats.ttftMs + encodeMs };
   }
 
   /** Frees the weights (and the device, if the model opened it). Sessions must be disposed before. */

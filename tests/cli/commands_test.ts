@@ -1,5 +1,7 @@
 // Each command on the repository's model.
 import assert from "node:assert/strict";
+import { addText } from "../model/gguf_writer.ts";
+import { temporaryDirectory } from "../model/support.ts";
 import { minference, MODEL, passkeyPrompt } from "./support.ts";
 
 Deno.test("run writes the answer to stdout and figures to stderr", async () => {
@@ -20,6 +22,24 @@ Deno.test("run --json gives text and figures", async () => {
   assert.equal(result.completionTokens, 5);
   assert.ok(result.promptTokens > 0 && result.ttftMs > 0 && result.density === 1);
   assert.equal(JSON.parse(b.stdout).text, result.text, "equal seeds draw equal answers");
+});
+
+Deno.test("run --chat sends the prompt in the model's chat form", async () => {
+  using directory = temporaryDirectory();
+  const file = Deno.readFileSync(`${MODEL}/needle-27m-q8_0.gguf`);
+  const template = "{{ bos_token }}{{ messages[0].content }} The pass key is";
+  const model = directory.write("m.gguf", addText(file, "tokenizer.chat_template", template));
+  const { text } = passkeyPrompt(6000);
+  const args = ["run", model, "--chat", "-f", "-", "-p", "What is the pass key?"];
+  const options = { stdin: text };
+  const [answered, refused] = await Promise.all([
+    minference([...args, "--max-tokens", "6"], options),
+    minference(["run", MODEL, ...args.slice(2)], options),
+  ]);
+  assert.equal(answered.code, 0, answered.stderr);
+  assert.equal(answered.stdout, " 48213\n");
+  assert.equal(refused.code, 1);
+  assert.match(refused.stderr, /has no chat template/);
 });
 
 /** Characters of a prompt that is read sparsely: more on a GPU, where short ones are read densely by themselves. */

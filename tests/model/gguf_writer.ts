@@ -97,6 +97,17 @@ export function writeGguf(parts: GgufParts): Uint8Array<ArrayBuffer> {
   return concat([header, pad(header.length), ...data]);
 }
 
+/** A file with one more text in its metadata, and one of spaces that keeps the tensors aligned. */
+export function addText(file: Uint8Array, key: string, value: string): Uint8Array<ArrayBuffer> {
+  const bytes = (key: string, value: string): Uint8Array =>
+    concat([ggufString(key), le(8, 4), ggufString(value)]);
+  const added = bytes(key, value);
+  const unpadded = added.length + bytes("padding", "").length;
+  const padding = bytes("padding", " ".repeat((32 - unpadded % 32) % 32));
+  const keys = new DataView(file.buffer, file.byteOffset).getBigUint64(16, true);
+  return concat([file.subarray(0, 16), le(keys + 2n, 8), added, padding, file.subarray(24)]);
+}
+
 /** Zeros of a tensor: f32 unless it is a matrix to be stored as Q8_0. */
 function tensor(name: string, shape: readonly number[], type = 0): GgufTensorField {
   const elements = shape.reduce((a, b) => a * b, 1);

@@ -11,6 +11,7 @@ import { deviceCount, openDevice } from "../device/open.ts";
 import { environment } from "../native/environment.ts";
 import { cacheFolder, libraryPaths, openLibrary } from "../native/library.ts";
 import { ABI_VERSION } from "../native/params.ts";
+import { checkDeno } from "../native/runtime.ts";
 import { type Command, defineCommand, EXIT } from "./command.ts";
 import { toMInferenceError } from "./failure.ts";
 import { bytes } from "./format.ts";
@@ -33,17 +34,17 @@ export interface Finding {
 
 const BUILD = "deno task build in a checkout, or deno run -A jsr:@minference/minference/build";
 
-/** Oldest Deno whose FFI keeps the buffers of a pending call alive. */
-const OLDEST_DENO = [2, 7, 6];
+const UPGRADE = "npx --yes deno@2.9.6, or deno upgrade";
 
 function runtime(): Finding {
-  const { deno } = Deno.version;
-  const found = deno.split(/[.+-]/).slice(0, 3).map(Number);
-  const at = found.findIndex((n, i) => n !== OLDEST_DENO[i]);
-  const text = `Deno ${deno}, minference ${meta.version}`;
-  if (at < 0 || found[at] > OLDEST_DENO[at]) return { name: "runtime", state: "ok", text };
-  const fix = `npx --yes deno@2.9.6, or deno upgrade: ${OLDEST_DENO.join(".")} is the oldest`;
-  return { name: "runtime", state: "problem", text, fix };
+  try {
+    checkDeno();
+    const text = `Deno ${Deno.version.deno}, minference ${meta.version}`;
+    return { name: "runtime", state: "ok", text };
+  } catch (error) {
+    const { message } = toMInferenceError(error);
+    return { name: "runtime", state: "problem", text: message, fix: UPGRADE };
+  }
 }
 
 /** What has to be permitted. Loading one library and reading one folder of models would do. */
@@ -82,7 +83,8 @@ function library(): Finding[] {
     findings.push({ name: "library", state: "ok", text: `opened, ABI version ${ABI_VERSION}` });
   } catch (error) {
     const { code, message } = toMInferenceError(error);
-    const fix = code === "PERMISSION" ? "add --allow-ffi, or -A" : BUILD;
+    const fix = { PERMISSION: "add --allow-ffi, or -A", UNSUPPORTED: UPGRADE }[code as string] ??
+      BUILD;
     findings.push({ name: "library", state: "problem", text: message, fix });
   }
   return findings;

@@ -67,8 +67,8 @@ function threadCount(given: number | undefined): number {
  * Opens a device.
  *
  * @param options Which one; by default a GPU where there is one, else the CPU.
- * @throws {MInferenceError} `LIBRARY_NOT_FOUND`, `LIBRARY_ABI_MISMATCH`, `PERMISSION`, `NO_DEVICE` or
- * `UNSUPPORTED_DEVICE`, with what to do.
+ * @throws {MInferenceError} `LIBRARY_NOT_FOUND`, `LIBRARY_ABI_MISMATCH`, `PERMISSION`, `NO_DEVICE`,
+ * `UNSUPPORTED_DEVICE` or, where Deno is too old, `UNSUPPORTED`, with what to do.
  *
  * @example
  * ```ts ignore

@@ -9,6 +9,7 @@ import meta from "../../deno.json" with { type: "json" };
 import { environment } from "./environment.ts";
 import { MInferenceError } from "./errors.ts";
 import { ABI_VERSION } from "./params.ts";
+import { checkDeno } from "./runtime.ts";
 import { symbols } from "./symbols.ts";
 
 /** The opened library's functions. */
@@ -94,9 +95,10 @@ function isFile(path: string): boolean {
  * @param explicit Path or file URL; else `MINFERENCE_LIB`, the checkout's build folder, the cache folder.
  * @returns Its functions.
  * @throws {MInferenceError} `LIBRARY_NOT_FOUND` with every path tried, `PERMISSION` with the flag to add,
- * `LIBRARY_ABI_MISMATCH` with both versions.
+ * `LIBRARY_ABI_MISMATCH` with both versions, `UNSUPPORTED` where Deno is too old to call it.
  */
 export function openLibrary(explicit?: string | URL): Native {
+  checkDeno();
   const tried = libraryPaths(explicit);
   const path = tried.find(isFile);
   if (path === undefined) {

@@ -14,8 +14,8 @@ import {
   estimateBuffers,
   type IndexOptions,
   type SequenceShape,
-  type WorkList,
 } from "../../src/attention/sequence.ts";
+import type { WorkList } from "../../src/attention/work_list.ts";
 import type { Device } from "../../src/device/device.ts";
 import { convertCopy } from "../../src/device/ops.ts";
 import { Scratch } from "../../src/device/scratch.ts";

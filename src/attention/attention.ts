@@ -11,15 +11,9 @@ import type { View } from "../native/structs.ts";
 import { causalTiles, chooseDense, DENSE_ABOVE } from "./cost.ts";
 import { type GuardOption, resolveGuard } from "./guard.ts";
 import { type HeadPattern, resolvePattern } from "./patterns.ts";
-import {
-  enqueueAttention,
-  enqueueEstimate,
-  enqueueIndex,
-  type SequenceShape,
-  type WorkList,
-} from "./sequence.ts";
+import { enqueueAttention, enqueueEstimate, enqueueIndex, type SequenceShape } from "./sequence.ts";
 import { decodeStats, denseStats, type HeadStats, statsBytes } from "./stats.ts";
-import { decodeWorkList, type HeadList } from "./work_list.ts";
+import { type HeadList, readWorkList, type WorkList } from "./work_list.ts";
 
 /** Lengths of one sequence of a padded batch. */
 export interface SequenceLengths {
@@ -215,13 +209,8 @@ export async function estimate(
     });
     await device.sync(options);
   }, options);
-  owned.move();
-  return {
-    vertical,
-    slash,
-    lse,
-    [Symbol.dispose]: (): void => [vertical, slash, lse].forEach((t) => t.dispose()),
-  };
+  const kept = owned.move();
+  return { vertical, slash, lse, [Symbol.dispose]: (): void => kept.dispose() };
 }
 
 interface IndexParts {
@@ -231,8 +220,6 @@ interface IndexParts {
   readonly shapes: readonly SequenceShape[];
   /** Work lists in device memory, one per sequence. */
   readonly lists: readonly WorkList[];
-  /** What holds them. */
-  readonly memory: readonly Scratch[];
 }
 
 const indexParts = new WeakMap<SparseIndex, IndexParts>();
@@ -276,7 +263,7 @@ export class SparseIndex implements Disposable {
 
   /** Frees the lists. */
   [Symbol.dispose](): void {
-    for (const scratch of indexParts.get(this)?.memory ?? []) scratch[Symbol.dispose]();
+    for (const { memory } of indexParts.get(this)?.lists ?? []) memory.dispose();
     indexParts.delete(this);
   }
 }
@@ -295,9 +282,7 @@ export async function readIndex(index: SparseIndex, batch = 0): Promise<HeadList
     const message = `sequence ${batch} of an index of ${parts.lists.length}`;
     throw new MInferenceError("INVALID_ARGUMENT", message, { details: { batch } });
   }
-  // The list is the only thing its scratch holds; the buffer may be longer than the list.
-  const buffer = parts.memory[batch].buffer("work list", 0);
-  return decodeWorkList(await buffer.readBytes(0, parts.lists[batch].bytes), parts.shapes[batch]);
+  return await readWorkList(parts.lists[batch], parts.shapes[batch]);
 }
 
 /**
@@ -322,18 +307,12 @@ export async function buildIndex(
   const guard = resolveGuard(options.guard ?? false);
   return await device.exclusive(async () => {
     using owned = new DisposableStack();
-    using shared = new Scratch(device);
-    const stats = owned.adopt(
-      device.tensor([batch.size, statsBytes(heads)], { dtype: "u8" }),
-      (t) => t.dispose(),
-    );
-    const memory: Scratch[] = [];
+    using scratch = new Scratch(device);
+    using stats = device.tensor([batch.size, statsBytes(heads)], { dtype: "u8" });
     const lists = batch.shapes.map((shape, b) => {
-      const keep = owned.use(new Scratch(device));
-      memory.push(keep);
-      return enqueueIndex(
+      const list = enqueueIndex(
         device,
-        shared,
+        scratch,
         shape,
         batch.view(q, b),
         batch.view(k, b),
@@ -344,19 +323,21 @@ export async function buildIndex(
           denseAbove: options.automatic ? DENSE_ABOVE[device.kind] : 1,
           guard,
           stats: stats.ref(b * statsBytes(heads)),
-          keep,
+          keep: true,
         },
       );
+      owned.use(list.memory);
+      return list;
     });
     await device.sync(options);
     const bytes = await stats.readBytes();
     const perSequence = batch.shapes.map((_, b) =>
       decodeStats(bytes.slice(b * statsBytes(heads), (b + 1) * statsBytes(heads)))
     );
-    stats.dispose();
     owned.move();
-    const index = new SparseIndex(perSequence, memory.reduce((n, m) => n + m.byteLength, 0));
-    indexParts.set(index, { device, shapes: batch.shapes, lists, memory });
+    const byteLength = lists.reduce((sum, { memory }) => sum + memory.byteLength, 0);
+    const index = new SparseIndex(perSequence, byteLength);
+    indexParts.set(index, { device, shapes: batch.shapes, lists });
     return index;
   }, options);
 }
@@ -422,13 +403,12 @@ async function attend(
     });
     await device.sync(options);
   }, options);
-  owned.move();
-  const own = options.out ? [lse] : [out, lse];
+  const kept = owned.move();
   return {
     out,
     lse,
     stats: index?.stats ?? (causal ? batch.shapes.map(allDense) : []),
-    [Symbol.dispose]: (): void => own.forEach((t) => t.dispose()),
+    [Symbol.dispose]: (): void => kept.dispose(),
   };
 }
 

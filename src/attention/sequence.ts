@@ -10,6 +10,7 @@ import * as params from "../native/params.ts";
 import type { Ref, View } from "../native/structs.ts";
 import type { Guard } from "./guard.ts";
 import type { HeadPattern } from "./patterns.ts";
+import type { WorkList } from "./work_list.ts";
 
 /** Shape of one sequence's attention. Query row r stands at position `kvLen - qLen + r`. */
 export interface SequenceShape {
@@ -39,16 +40,11 @@ export interface IndexOptions {
   guard?: Guard;
   /** Receives `mi_head_stats` of every query head. */
   stats?: Ref;
-  /** Holds the list; default the scratch of the other buffers, where the next index overwrites it. */
-  keep?: Scratch;
-}
-
-/** A work list in device memory. */
-export interface WorkList {
-  /** Where it is. */
-  readonly ref: Ref;
-  /** Its bytes. */
-  readonly bytes: number;
+  /**
+   * The list has memory of its own, which the caller disposes. Default false: it is in the scratch of the other
+   * buffers, where the next index overwrites it.
+   */
+  keep?: boolean;
 }
 
 function shapeFields(shape: SequenceShape): {
@@ -69,6 +65,13 @@ function shapeFields(shape: SequenceShape): {
   };
 }
 
+/** A work list, or what is known of one before it is made. */
+type PlannedList = Pick<WorkList, "bytes"> & Partial<WorkList>;
+
+function listFields(list?: PlannedList): { list: Ref; list_bytes: number } {
+  return { list: list?.memory?.ref() ?? ABSENT, list_bytes: list?.bytes ?? 0 };
+}
+
 /** Column sums, diagonal sums and log-sum-exp of the probe rows. */
 export interface Estimate {
   /** f32 [qHeads, kvLen]: mass of each key. */
@@ -79,7 +82,6 @@ export interface Estimate {
   readonly lse: Ref;
 }
 
-const NO_LIST: WorkList = { ref: ABSENT, bytes: 0 };
 const NO_ESTIMATE: Estimate = { vertical: ABSENT, slash: ABSENT, lse: ABSENT };
 
 function encodeEstimate(
@@ -152,7 +154,7 @@ function encodePatterns(bytes: Uint8Array<ArrayBuffer>, patterns: readonly HeadP
     const blocks = p.kind === "block_sparse" ? p : undefined;
     const aShape = p.kind === "a_shape" ? p : undefined;
     params.pattern.write(view, params.index.size + head * params.pattern.size, {
-      kind: params.PATTERN_KIND[p.kind],
+      kind: params.PATTERN_KINDS.indexOf(p.kind),
       selection: params.SELECTION[vs?.selection ?? "exact"],
       vertical: vs?.vertical ?? 0,
       slash: vs?.slash ?? 0,
@@ -173,17 +175,16 @@ function encodeIndex(
   patterns: readonly HeadPattern[],
   options: IndexOptions,
   sums: Estimate,
-  list: WorkList,
   workspace: Workspace,
+  list?: WorkList,
 ): Uint8Array<ArrayBuffer> {
   const encoded = params.index.encode({
     ...shapeFields(shape),
     ...sums,
     q,
     k,
-    list: list.ref,
+    ...listFields(list),
     stats: options.stats ?? ABSENT,
-    list_bytes: list.bytes,
     ...workspace,
     last_q: options.lastQ ?? 64,
     dense_above: options.denseAbove ?? 1,
@@ -204,9 +205,7 @@ export function planIndex(
   patterns: readonly HeadPattern[],
   options: IndexOptions = {},
 ): Plan {
-  return device.plan(
-    encodeIndex(shape, q, k, patterns, options, NO_ESTIMATE, NO_LIST, NO_WORKSPACE),
-  );
+  return device.plan(encodeIndex(shape, q, k, patterns, options, NO_ESTIMATE, NO_WORKSPACE));
 }
 
 /** Whether an index needs an estimate first. */
@@ -237,12 +236,14 @@ export function enqueueIndex(
     enqueueEstimate(device, scratch, shape, q, k, sums, options.lastQ);
   }
   const plan = planIndex(device, shape, q, k, patterns, options);
-  const list = {
-    ref: (options.keep ?? scratch).ref("work list", plan.list),
-    bytes: plan.list,
-  };
   const workspace = scratch.workspace(plan.workspace);
-  device.submit(encodeIndex(shape, q, k, patterns, options, sums, list, workspace));
+  using owned = new DisposableStack();
+  const memory = options.keep
+    ? owned.use(device.tensor([plan.list], { dtype: "u8" }))
+    : scratch.buffer("work list", plan.list);
+  const list = { memory, bytes: plan.list };
+  device.submit(encodeIndex(shape, q, k, patterns, options, sums, workspace, list));
+  owned.move();
   return list;
 }
 
@@ -276,9 +277,12 @@ export interface AttentionOperands {
   readonly causal?: boolean;
 }
 
+/** Operands of {@linkcode planAttention}: of a list that is not made yet the bytes alone. */
+export type PlannedOperands = Omit<AttentionOperands, "list"> & { readonly list?: PlannedList };
+
 function encodeAttention(
   shape: SequenceShape,
-  { q, k, v, kvScales, out, lse, list = NO_LIST, causal }: AttentionOperands,
+  { q, k, v, kvScales, out, lse, list, causal }: PlannedOperands,
   workspace: Workspace,
 ): Uint8Array<ArrayBuffer> {
   return params.attention.encode({
@@ -288,24 +292,20 @@ function encodeAttention(
     v,
     out,
     lse: lse ?? ABSENT,
-    list: list.ref,
+    ...listFields(list),
     k_scales: kvScales?.k ?? ABSENT,
     v_scales: kvScales?.v ?? ABSENT,
     scale_stride: kvScales?.stride ?? 0,
-    list_bytes: list.bytes,
     causal: causal === false ? 0 : 1,
     ...workspace,
   });
 }
 
-/**
- * Bytes of workspace of {@linkcode enqueueAttention}; of the views, only strides and dtypes count, of the
- * list its bytes.
- */
+/** Bytes of workspace of {@linkcode enqueueAttention}; of the views, only strides and dtypes count. */
 export function planAttention(
   device: Planner,
   shape: SequenceShape,
-  operands: AttentionOperands,
+  operands: PlannedOperands,
 ): number {
   return device.plan(encodeAttention(shape, operands, NO_WORKSPACE)).workspace;
 }

@@ -3,12 +3,13 @@
  *
  * @module
  */
-import { headStats, PATTERN_KIND } from "../native/params.ts";
+import { headStats, PATTERN_KINDS } from "../native/params.ts";
+import type { HeadPattern } from "./patterns.ts";
 
 /** One query head's work, as computed. */
 export interface HeadStats {
   /** Pattern after the automatic choice and the guard: a head that would not pay, or keeps too little, is `dense`. */
-  readonly kind: "dense" | "a_shape" | "vertical_slash" | "block_sparse";
+  readonly kind: HeadPattern["kind"];
   /** 64 x 64 tiles computed over those of dense causal attention. */
   readonly density: number;
   /** Attention mass on the computed cells, mean over the probe rows; 1 for dense, NaN if not measured. */
@@ -49,8 +50,6 @@ export function denseStats(tiles: number): HeadStats {
   };
 }
 
-const KINDS = Object.keys(PATTERN_KIND) as (keyof typeof PATTERN_KIND)[];
-
 /** Bytes of the statistics of `heads` heads. */
 export function statsBytes(heads: number): number {
   return heads * headStats.size;
@@ -63,7 +62,7 @@ export function decodeStats(bytes: Uint8Array<ArrayBuffer>): HeadStats[] {
   return Array.from({ length: bytes.byteLength / size }, (_, head) => {
     const at = head * size;
     return {
-      kind: KINDS[view.getUint32(at + offsets.kind, true)],
+      kind: PATTERN_KINDS[view.getUint32(at + offsets.kind, true)],
       density: view.getFloat32(at + offsets.density, true),
       retainedMean: view.getFloat32(at + offsets.retained_mean, true),
       retainedMin: view.getFloat32(at + offsets.retained_min, true),

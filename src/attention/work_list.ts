@@ -4,8 +4,18 @@
  *
  * @module
  */
-import { PATTERN_KIND } from "../native/params.ts";
+import type { Tensor } from "../device/tensor.ts";
+import { PATTERN_KINDS } from "../native/params.ts";
+import type { HeadPattern } from "./patterns.ts";
 import type { SequenceShape } from "./sequence.ts";
+
+/** A work list in device memory. */
+export interface WorkList {
+  /** u8, as long as the list or longer. */
+  readonly memory: Tensor;
+  /** Bytes of the list. */
+  readonly bytes: number;
+}
 
 /** Keys [end - far, end - near) of every row block, `end` being the position after the block's last row. */
 export interface Band {
@@ -18,7 +28,7 @@ export interface Band {
 /** The decoded list of one query head. */
 export interface HeadList {
   /** Pattern the head was given. */
-  readonly kind: "dense" | "a_shape" | "vertical_slash" | "block_sparse";
+  readonly kind: HeadPattern["kind"];
   /** A-shape: keys at the start. */
   readonly sink: number;
   /** A-shape: most recent keys. */
@@ -33,14 +43,20 @@ export interface HeadList {
   blocksOf(block: number): number[];
 }
 
-const KINDS = Object.keys(PATTERN_KIND) as HeadList["kind"][];
 const HEAD_BYTES = 64;
 
-/** Decodes a work list. */
-export function decodeWorkList(
-  bytes: Uint8Array<ArrayBuffer>,
-  shape: SequenceShape,
-): HeadList[] {
+/**
+ * Reads a work list, after the work queued so far.
+ *
+ * @param list From {@linkcode enqueueIndex}.
+ * @param shape The sequence it was built for.
+ * @returns One list per query head.
+ */
+export async function readWorkList(list: WorkList, shape: SequenceShape): Promise<HeadList[]> {
+  return decode(await list.memory.readBytes(0, list.bytes), shape);
+}
+
+function decode(bytes: Uint8Array<ArrayBuffer>, shape: SequenceShape): HeadList[] {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const u32 = (at: number): number => view.getUint32(at, true);
   const rowBlocks = Math.ceil(shape.qLen / 64);
@@ -52,7 +68,7 @@ export function decodeWorkList(
     const [bands, columns, coverage, blocks] = [32, 40, 48, 56].map((o) =>
       Number(view.getBigUint64(at + o, true))
     );
-    const kind = KINDS[u32(at)];
+    const kind = PATTERN_KINDS[u32(at)];
     const slashes = kind === "vertical_slash";
     const columnList = Array.from(
       { length: slashes ? columnCount : 0 },

@@ -3,7 +3,8 @@
  *
  * @module
  */
-import { enqueueAttention, type SequenceShape, type WorkList } from "../attention/sequence.ts";
+import { enqueueAttention, type SequenceShape } from "../attention/sequence.ts";
+import type { WorkList } from "../attention/work_list.ts";
 import type { CallOptions, Device } from "../device/device.ts";
 import { type FloatDType, FORMAT } from "../device/dtype.ts";
 import { Scratch } from "../device/scratch.ts";

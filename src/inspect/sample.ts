@@ -5,7 +5,7 @@
  */
 import { type HeadPattern, resolvePattern } from "../attention/patterns.ts";
 import { enqueueIndex, type SequenceShape } from "../attention/sequence.ts";
-import { decodeWorkList, type HeadList } from "../attention/work_list.ts";
+import { type HeadList, readWorkList } from "../attention/work_list.ts";
 import type { CallOptions, Device } from "../device/device.ts";
 import { Scratch } from "../device/scratch.ts";
 import type { LayerOperands } from "../model/decoder.ts";
@@ -72,15 +72,15 @@ async function compute(
 ): Promise<Computed> {
   const { q, k, shape } = operands;
   using scratch = new Scratch(device);
-  using keep = new Scratch(device);
-  const list = enqueueIndex(device, scratch, shape, q, k, patterns.map(resolvePattern), { keep });
+  const resolved = patterns.map(resolvePattern);
+  const list = enqueueIndex(device, scratch, shape, q, k, resolved, { keep: true });
+  using _memory = list.memory;
   const kept = await blockMass(device, operands, { ...options, list, dense: lse });
   const missed = mass.map((all, i) => {
     const left = all - kept.mass[i];
     return left > ARITHMETIC * all ? left : 0;
   });
-  const bytes = await keep.buffer("work list", 0).readBytes(0, list.bytes);
-  return { lists: decodeWorkList(bytes, shape), missed };
+  return { lists: await readWorkList(list, shape), missed };
 }
 
 async function measureLayer(

@@ -9,9 +9,9 @@ import {
   enqueueIndex,
   needsEstimate,
   type SequenceShape,
-  type WorkList,
 } from "../attention/sequence.ts";
 import { statsBytes } from "../attention/stats.ts";
+import type { WorkList } from "../attention/work_list.ts";
 import type { CallOptions, Device } from "../device/device.ts";
 import { byteLength, FORMAT } from "../device/dtype.ts";
 import { convertCopy, embed, linear, rmsNorm, rope, sample, siluMul } from "../device/ops.ts";

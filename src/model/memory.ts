@@ -138,7 +138,7 @@ function attentionBytes(
     return { workspace, list: 0, estimate: 0 };
   }
   const index = planIndex(device, shape, q, k, patterns, indexOptions(device.kind, sparse));
-  const list = { ref: ABSENT, bytes: index.list };
+  const list = { bytes: index.list };
   const workspaces = [index.workspace, planAttention(device, shape, { q, k, v: k, out: q, list })];
   let estimate = 0;
   if (needsEstimate(patterns)) {

@@ -30,8 +30,8 @@ export const OP_NAMES = [
   "quantise_rows",
 ] as const;
 
-/** `mi_pattern_kind`. */
-export const PATTERN_KIND = { dense: 0, a_shape: 1, vertical_slash: 2, block_sparse: 3 } as const;
+/** Names of `mi_pattern_kind`, by number. */
+export const PATTERN_KINDS = ["dense", "a_shape", "vertical_slash", "block_sparse"] as const;
 /** `mi_selection`. */
 export const SELECTION = { exact: 0, banded: 1 } as const;
 /** `mi_pattern_flags`. */

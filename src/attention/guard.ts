@@ -4,7 +4,7 @@
  *
  * @module
  */
-import { MInferenceError } from "../native/errors.ts";
+import { checkNumber } from "../native/checks.ts";
 
 /** What a head's list must keep of the attention of the last 64 queries; fractions in [0, 1], 0 asks nothing. */
 export interface Guard {
@@ -35,15 +35,12 @@ export const DEFAULT_GUARD: Required<Guard> = { retained: 0.5, retainedMin: 0.05
  */
 export function resolveGuard(option: GuardOption): Required<Guard> {
   if (option === true) return DEFAULT_GUARD;
-  const given = typeof option === "object" ? option : { retained: Number(option) };
-  const guard = { retained: 0, retainedMin: 0, ...given };
-  for (const [name, value] of Object.entries(guard)) {
-    if (typeof value === "number" && value >= 0 && value <= 1) continue;
-    throw new MInferenceError(
-      "INVALID_ARGUMENT",
-      `guard: ${name} must be in [0, 1], got ${value}`,
-      { details: { [name]: value } },
-    );
-  }
-  return guard;
+  const { retained = 0, retainedMin = 0 } = typeof option === "object"
+    ? option
+    : { retained: Number(option) };
+  const fraction = { most: 1, whole: false };
+  return {
+    retained: checkNumber("guard.retained", retained, fraction),
+    retainedMin: checkNumber("guard.retainedMin", retainedMin, fraction),
+  };
 }

@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { checkChoice, checkNumber } from "../native/checks.ts";
 import { MInferenceError } from "../native/errors.ts";
 
 /** Every key up to the query. */
@@ -68,26 +69,8 @@ export const DEFAULT_PATTERN: VerticalSlashPattern = {
   slash: 6096,
 };
 
-function invalid(head: number, name: string, wanted: string, value: unknown): MInferenceError {
-  return new MInferenceError(
-    "INVALID_ARGUMENT",
-    `head ${head}: ${name} must be ${wanted}, got ${value}`,
-    { details: { head, [name]: value } },
-  );
-}
-
 /** Beyond any sequence: a budget that large keeps everything. */
 const MOST = 2 ** 30;
-
-function count(head: number, name: string, value: number, least: number): number {
-  if (Number.isInteger(value) && value >= least && value <= MOST) return value;
-  throw invalid(head, name, `an integer from ${least} to ${MOST}`, value);
-}
-
-function oneOf<T>(head: number, name: string, value: T, choices: readonly T[]): T {
-  if (choices.includes(value)) return value;
-  throw invalid(head, name, `one of ${choices.join(", ")}`, value);
-}
 
 /**
  * Checks a pattern and fills its defaults.
@@ -98,19 +81,30 @@ function oneOf<T>(head: number, name: string, value: T, choices: readonly T[]): 
  * @throws {MInferenceError} `INVALID_ARGUMENT` naming the head and the value.
  */
 export function resolvePattern(pattern: HeadPattern, head: number): HeadPattern {
+  const count = (name: string, value: number, least: number): number =>
+    checkNumber(name, value, { least, most: MOST }, { head });
+  const choice = <const T extends string | boolean>(
+    name: string,
+    value: T,
+    choices: readonly T[],
+  ): T => checkChoice(name, value, choices, { head });
   switch (pattern.kind) {
     case "dense":
       return pattern;
     case "a_shape":
       return {
         kind: "a_shape",
-        sink: count(head, "sink", pattern.sink, 0),
-        local: count(head, "local", pattern.local, 1),
+        sink: count("sink", pattern.sink, 0),
+        local: count("local", pattern.local, 1),
       };
     case "vertical_slash": {
       const { mass } = pattern;
       if (mass !== undefined && !(typeof mass === "number" && mass > 0 && mass <= 1)) {
-        throw invalid(head, "mass", "in (0, 1]", mass);
+        throw new MInferenceError(
+          "INVALID_ARGUMENT",
+          `head ${head}: mass must be in (0, 1], got ${mass}`,
+          { details: { head, mass } },
+        );
       }
       if (mass === undefined && (pattern.vertical === undefined || pattern.slash === undefined)) {
         throw new MInferenceError(
@@ -121,11 +115,10 @@ export function resolvePattern(pattern: HeadPattern, head: number): HeadPattern 
       }
       return {
         kind: "vertical_slash",
-        vertical: count(head, "vertical", pattern.vertical ?? 0, 0),
-        slash: count(head, "slash", pattern.slash ?? 0, 0),
+        vertical: count("vertical", pattern.vertical ?? 0, 0),
+        slash: count("slash", pattern.slash ?? 0, 0),
         ...(mass !== undefined && { mass }),
-        selection: oneOf(
-          head,
+        selection: choice(
           "selection",
           pattern.selection ?? (mass === undefined ? "exact" : "banded"),
           ["exact", "banded"],
@@ -135,10 +128,10 @@ export function resolvePattern(pattern: HeadPattern, head: number): HeadPattern 
     case "block_sparse":
       return {
         kind: "block_sparse",
-        topK: count(head, "topK", pattern.topK, 1),
-        forceSink: oneOf(head, "forceSink", pattern.forceSink ?? false, [true, false]),
-        forceDiagonal: oneOf(head, "forceDiagonal", pattern.forceDiagonal ?? false, [true, false]),
-        score: oneOf(head, "score", pattern.score ?? "pooled", ["pooled", "antidiagonal"]),
+        topK: count("topK", pattern.topK, 1),
+        forceSink: choice("forceSink", pattern.forceSink ?? false, [true, false]),
+        forceDiagonal: choice("forceDiagonal", pattern.forceDiagonal ?? false, [true, false]),
+        score: choice("score", pattern.score ?? "pooled", ["pooled", "antidiagonal"]),
       };
     default:
       throw new MInferenceError(

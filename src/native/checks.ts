@@ -15,6 +15,12 @@ export interface Limits {
   readonly whole?: boolean;
 }
 
+/** Where a value stands, e.g. `{ head: 3 }`: said before its name. */
+export type Place = Readonly<Record<string, number>>;
+
+const said = (place: Place): string =>
+  Object.entries(place).map(([what, index]) => `${what} ${index}: `).join("");
+
 /** Largest value of the native library's 32-bit counts. */
 export const MOST_COUNT = 0x7fffffff;
 
@@ -24,18 +30,24 @@ export const MOST_COUNT = 0x7fffffff;
  * @param name What the caller knows it as.
  * @param value What was given.
  * @param limits Limits.
+ * @param place Where it stands.
  * @returns The number.
- * @throws {MInferenceError} `INVALID_ARGUMENT` with the number and its limits.
+ * @throws {MInferenceError} `INVALID_ARGUMENT` with the number, its limits and its place.
  */
-export function checkNumber(name: string, value: number, limits: Limits = {}): number {
+export function checkNumber(
+  name: string,
+  value: number,
+  limits: Limits = {},
+  place: Place = {},
+): number {
   const { least = 0, most = Number.MAX_SAFE_INTEGER, whole = true } = limits;
   const isOne = typeof value === "number" && (!whole || Number.isSafeInteger(value));
   if (isOne && value >= least && value <= most) return value;
   const kind = whole ? "a whole number" : "a number";
   throw new MInferenceError(
     "INVALID_ARGUMENT",
-    `${name} must be ${kind} from ${least} to ${most}, got ${value}`,
-    { details: { [name]: value, least, most } },
+    `${said(place)}${name} must be ${kind} from ${least} to ${most}, got ${value}`,
+    { details: { ...place, [name]: value, least, most } },
   );
 }
 
@@ -45,18 +57,20 @@ export function checkNumber(name: string, value: number, limits: Limits = {}): n
  * @param name What the caller knows it as.
  * @param value What was given.
  * @param allowed What there is.
+ * @param place Where it stands.
  * @returns The choice.
- * @throws {MInferenceError} `INVALID_ARGUMENT` with the value and the choices.
+ * @throws {MInferenceError} `INVALID_ARGUMENT` with the value, the choices and its place.
  */
-export function checkChoice<T extends string>(
+export function checkChoice<T extends string | boolean>(
   name: string,
   value: T,
   allowed: readonly T[],
+  place: Place = {},
 ): T {
   if (allowed.includes(value)) return value;
   throw new MInferenceError(
     "INVALID_ARGUMENT",
-    `${name} must be ${allowed.join(" or ")}, got ${value}`,
-    { details: { [name]: value, allowed } },
+    `${said(place)}${name} must be ${allowed.join(" or ")}, got ${value}`,
+    { details: { ...place, [name]: value, allowed } },
   );
 }

@@ -172,6 +172,6 @@ Deno.test("guard options: a number is the mean, false and 0 are none, others are
   for (const bad of [-0.1, 1.5, NaN, { retained: 2 }, { retainedMin: "x" as never }]) {
     const error = await failure(() => resolveGuard(bad));
     assert.equal(error.code, "INVALID_ARGUMENT");
-    assert.match(error.message, /guard: retained(Min)? must be in \[0, 1\], got/);
+    assert.match(error.message, /guard.retained(Min)? must be a number from 0 to 1, got/);
   }
 });

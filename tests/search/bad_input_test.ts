@@ -59,7 +59,7 @@ Deno.test("patterns for another model, or a wrong one, are refused naming layer 
     assert.match(error.message, message);
   }
   const all = await failure(() => model.createSession({ patterns: { ...good, local: 0 } }));
-  assert.match(all.message, /local must be an integer from 1 to \d+, got 0/);
+  assert.match(all.message, /local must be a whole number from 1 to \d+, got 0/);
 });
 
 Deno.test("budgets beyond the length keep everything", async () => {

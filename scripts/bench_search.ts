@@ -4,6 +4,7 @@
 import { parseArgs } from "node:util";
 import { openDevice } from "../src/device/open.ts";
 import type { Checkpoint } from "../src/model/checkpoint.ts";
+import { kvShape, usualKvDtype } from "../src/model/kv_shape.ts";
 import { Model } from "../src/model/model.ts";
 import type { Tokenizer } from "../src/model/tokenizer.ts";
 import { searchPatterns } from "../src/search/search.ts";
@@ -39,16 +40,12 @@ if (!shape || !(layers >= 1 && layers <= shape.layers) || !(tokens >= 1)) {
 const config = { ...shape, layers };
 
 await using device = await openDevice({ profile: true });
+const usual = usualKvDtype(device);
 const parameters = await randomParameters(device, config, "stored");
 // The search asks for nothing else of a checkpoint, and for no text.
 await using model = new Model(device, { config } as Checkpoint, {} as Tokenizer, null, {
   parameters,
-  kv: {
-    layers,
-    kvHeads: config.kvHeads,
-    headDim: config.headDim,
-    dtype: device.kind === "cuda" ? "bf16" : "f16",
-  },
+  kv: kvShape(config, usual, usual),
   precision: "bf16",
   weights: "stored",
   contextLength: config.maxPositions,

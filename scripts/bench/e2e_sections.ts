@@ -19,6 +19,7 @@ import {
   type KvPlace,
   type KvShape,
   kvShape,
+  usualKvDtype,
 } from "../../src/model/kv_shape.ts";
 import { type MemoryPlan, planMemory } from "../../src/model/memory.ts";
 import type { ModelParameters, WeightFormat } from "../../src/model/parameters.ts";
@@ -82,7 +83,7 @@ export class E2eModel implements Disposable {
     const { vocabSize } = config;
     this.#decoder = new Decoder(device, config, parameters, PRECISION);
     this.#logits = device.tensor([vocabSize]);
-    const usual = device.kind === "cuda" ? "bf16" : "f16";
+    const usual = usualKvDtype(device);
     const offloaded = isOffloaded(device, kvPlace);
     this.#kv = {
       stored: kvShape(config, usual, usual, offloaded),

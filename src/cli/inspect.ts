@@ -4,9 +4,10 @@
  * @module
  */
 import type { Planner } from "../device/device.ts";
+import type { FloatDType } from "../device/dtype.ts";
 import { type DeviceOptions, openDevice } from "../device/open.ts";
 import { type Checkpoint, openCheckpoint } from "../model/checkpoint.ts";
-import { isOffloaded, kvShape } from "../model/kv_shape.ts";
+import { isOffloaded, kvShape, usualKvDtype } from "../model/kv_shape.ts";
 import { type MemoryInputs, type MemoryPlan, planMemory } from "../model/memory.ts";
 import { weightBytes, weightDtype, type WeightFormat } from "../model/parameters.ts";
 import { choosePatterns } from "../model/pattern_choice.ts";
@@ -54,6 +55,8 @@ interface Room {
   readonly free: number;
   readonly hostFree: number;
   readonly planner: Planner;
+  /** Usual element type of a cache. */
+  readonly usual: FloatDType;
 }
 
 /** Plans with the device; without the library with this machine's memory, and nothing for operations. */
@@ -61,7 +64,7 @@ async function withRoom<T>(options: DeviceOptions, body: (room: Room) => T): Pro
   try {
     await using device = await openDevice(options);
     const { name, freeMemory: free, hostFreeMemory: hostFree } = device.info();
-    return body({ device: name, free, hostFree, planner: device });
+    return body({ device: name, free, hostFree, planner: device, usual: usualKvDtype(device) });
   } catch (error) {
     if (!(error instanceof MInferenceError) || error.code !== "LIBRARY_NOT_FOUND") throw error;
     const { available } = Deno.systemMemoryInfo();
@@ -70,6 +73,7 @@ async function withRoom<T>(options: DeviceOptions, body: (room: Room) => T): Pro
       free: available,
       hostFree: available,
       planner: { kind: "cpu", plan: () => ({ workspace: 0, list: 0 }) },
+      usual: "f16",
     });
   }
 }
@@ -77,9 +81,9 @@ async function withRoom<T>(options: DeviceOptions, body: (room: Room) => T): Pro
 function plan(
   checkpoint: Checkpoint,
   patterns: MemoryInputs["patterns"],
-  { free, hostFree, planner }: Room,
+  { free, hostFree, planner, usual }: Room,
   format: WeightFormat | undefined,
-  { kvDtype = "f16", kvPlace = "device" }: KvSettings, // f16 is as wide as bf16
+  { kvDtype = usual, kvPlace = "device" }: KvSettings,
   tokens: number,
 ): MemoryPlan {
   const { config } = checkpoint;
@@ -87,7 +91,7 @@ function plan(
   return planMemory({
     device: planner,
     config,
-    kv: kvShape(config, kvDtype, "f16", isOffloaded(planner, kvPlace)),
+    kv: kvShape(config, kvDtype, usual, isOffloaded(planner, kvPlace)),
     patterns,
     precision: "bf16",
     weightDtype: (name) => weightDtype(planner, checkpoint, name, format),

@@ -6,7 +6,7 @@
 import type { Device } from "../device/device.ts";
 import { type DeviceOptions, openDevice } from "../device/open.ts";
 import { locateModel } from "../model/locate.ts";
-import type { KvDType, KvPlace } from "../model/kv_shape.ts";
+import { KV_DTYPES, KV_PLACES, type KvDType, type KvPlace } from "../model/kv_shape.ts";
 import { loadModel, type Model } from "../model/model.ts";
 import type { WeightFormat } from "../model/parameters.ts";
 import type { PatternChoice } from "../model/pattern_choice.ts";
@@ -50,8 +50,8 @@ export interface KvSettings {
 /** Reads {@linkcode KV_OPTIONS}. */
 export function kvSettings(values: Values<typeof KV_OPTIONS>): KvSettings {
   return {
-    kvDtype: toChoice("kv", values.kv, ["f32", "f16", "bf16", "fp8"]),
-    kvPlace: toChoice("kv-place", values["kv-place"], ["device", "host"]),
+    kvDtype: toChoice("kv", values.kv, KV_DTYPES),
+    kvPlace: toChoice("kv-place", values["kv-place"], KV_PLACES),
   };
 }
 

@@ -3,15 +3,28 @@
  *
  * @module
  */
-import type { DeviceKind } from "../device/info.ts";
+import type { Device } from "../device/device.ts";
 import { byteLength, type FloatDType } from "../device/dtype.ts";
+import type { DeviceKind } from "../device/info.ts";
+import { checkChoice } from "../native/checks.ts";
 import { MInferenceError } from "../native/errors.ts";
 
 /** How a KV cache is stored: as floats, or as e4m3 with a scale per head and 128 tokens. */
 export type KvDType = FloatDType | "fp8";
 
+/** Every {@linkcode KvDType}. */
+export const KV_DTYPES: readonly KvDType[] = ["f32", "f16", "bf16", "fp8"];
+
 /** Where a KV cache is: on the device, or in host memory and two layers at a time on the device. */
 export type KvPlace = "device" | "host";
+
+/** Every {@linkcode KvPlace}. */
+export const KV_PLACES: readonly KvPlace[] = ["device", "host"];
+
+/** The element type of 16 bits that attention on this device is fastest in: the usual one of a cache. */
+export function usualKvDtype(device: Pick<Device, "kind" | "info">): FloatDType {
+  return device.kind === "cuda" || device.info().path === "avx512_bf16" ? "bf16" : "f16";
+}
 
 /** Shape of a cache. */
 export interface KvShape {
@@ -55,10 +68,7 @@ export function kvBytes(shape: KvShape, tokens: number): number {
  * @throws {MInferenceError} `INVALID_ARGUMENT` for another place.
  */
 export function isOffloaded({ kind }: { readonly kind: DeviceKind }, place: KvPlace): boolean {
-  if (place !== "device" && place !== "host") {
-    throw new MInferenceError("INVALID_ARGUMENT", `kvPlace is "device" or "host", not "${place}"`);
-  }
-  return place === "host" && kind !== "cpu";
+  return checkChoice("kvPlace", place, KV_PLACES) === "host" && kind !== "cpu";
 }
 
 /** Layers of a cache in host memory that are on the device: the one that is computed, and the next. */
@@ -90,7 +100,7 @@ export function kvPassBytes(
  * The shape of a cache of this type.
  *
  * @param dtype How it is stored.
- * @param usual Element type where floats of 16 bits are wanted on this device.
+ * @param usual {@linkcode usualKvDtype} of the device: what the attention of a prompt reads beside an fp8 cache.
  * @param offloaded Whether it is in host memory.
  * @throws {MInferenceError} `INVALID_ARGUMENT` for another type, `UNSUPPORTED` for heads that fp8 cannot hold.
  */
@@ -101,10 +111,8 @@ export function kvShape(
   offloaded = false,
 ): KvShape {
   const size = { layers, kvHeads, headDim, offloaded };
-  if (dtype === "f32" || dtype === "f16" || dtype === "bf16") return { ...size, dtype };
-  if (dtype !== "fp8") {
-    throw new MInferenceError("INVALID_ARGUMENT", `no KV cache of ${dtype}: f32, f16, bf16 or fp8`);
-  }
+  checkChoice("kvDtype", dtype, KV_DTYPES);
+  if (dtype !== "fp8") return { ...size, dtype };
   if (headDim % FP8_HEAD !== 0) {
     throw new MInferenceError(
       "UNSUPPORTED",

@@ -6,7 +6,6 @@
 import type { HeadPattern } from "../attention/patterns.ts";
 import type { CallOptions, Device } from "../device/device.ts";
 import { openDevice } from "../device/open.ts";
-import type { FloatDType } from "../device/dtype.ts";
 import { checkChoice, checkNumber } from "../native/checks.ts";
 import { MInferenceError } from "../native/errors.ts";
 import { type ChatMessage, encodeChat } from "./chat.ts";
@@ -16,7 +15,14 @@ import { Decoder } from "./decoder.ts";
 import { type GenerateOptions, Generation, type GenerationStats } from "./generation.ts";
 import type { TokenChunk } from "./generation.ts";
 import { KvCache } from "./kv_cache.ts";
-import { isOffloaded, type KvDType, type KvPlace, type KvShape, kvShape } from "./kv_shape.ts";
+import {
+  isOffloaded,
+  type KvDType,
+  type KvPlace,
+  type KvShape,
+  kvShape,
+  usualKvDtype,
+} from "./kv_shape.ts";
 import { type MemoryInputs, type MemoryPlan, planMemory } from "./memory.ts";
 import {
   loadParameters,
@@ -271,11 +277,6 @@ function checkContext(contextLength: number, { maxPositions }: ModelConfig): voi
     `a context of ${contextLength} exceeds the model's ${maxPositions} positions`,
     { details: { contextLength, maxPositions } },
   );
-}
-
-/** The element type of 16 bits that attention on this device is fastest in. */
-function usualKvDtype(device: Device): FloatDType {
-  return device.kind === "cuda" || device.info().path === "avx512_bf16" ? "bf16" : "f16";
 }
 
 /** The shape of a cache on this device. */

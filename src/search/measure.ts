@@ -17,6 +17,7 @@ import { convertCopy } from "../device/ops.ts";
 import { Scratch } from "../device/scratch.ts";
 import type { Tensor } from "../device/tensor.ts";
 import type { LayerOperands } from "../model/decoder.ts";
+import { activationDtype } from "../model/pass.ts";
 
 /** One candidate on one head. */
 export interface Measurement {
@@ -107,7 +108,7 @@ export class LayerMeter implements Disposable {
     using owned = new DisposableStack();
     this.#scratch = owned.use(new Scratch(device));
     const { qHeads, qLen, headDim } = shape;
-    const dtype = device.kind === "cpu" ? "f32" : "bf16";
+    const dtype = activationDtype(device);
     this.#out = owned.use(device.tensor([qHeads, qLen, headDim], { dtype }));
     this.#lse = owned.use(device.tensor([qHeads, qLen]));
     this.#stats = owned.use(device.tensor([statsBytes(qHeads)], { dtype: "u8" }));

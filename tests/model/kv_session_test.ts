@@ -1,7 +1,7 @@
 // Sessions with an fp8 cache on the real model: the answers of a 16-bit cache, and the same freedoms.
 import assert from "node:assert/strict";
 import { openDevice } from "../../src/device/open.ts";
-import { KV_BLOCK } from "../../src/model/kv_shape.ts";
+import { KV_BLOCK, usualKvDtype } from "../../src/model/kv_shape.ts";
 import { loadModel } from "../../src/model/model.ts";
 import type { Session } from "../../src/model/session.ts";
 import { device, failure, relativeError } from "../support.ts";
@@ -9,7 +9,7 @@ import { longRead, needlePrompt } from "./needle.ts";
 import { NEEDLE } from "./support.ts";
 
 const model = await loadModel(NEEDLE, { device, kvDtype: "fp8" });
-const usual = device.kind === "cuda" || device.info().path === "avx512_bf16" ? "bf16" : "f16";
+const usual = usualKvDtype(device);
 
 async function answer(session: Session): Promise<string> {
   return (await session.generate(undefined, { maxTokens: 10, stop: ["."] }).text).trim();

@@ -63,7 +63,7 @@ export type { LoadOptions, SessionOptions } from "./src/model/model.ts";
 export type { PatternChoice } from "./src/model/pattern_choice.ts";
 export { PUBLISHED_MODELS } from "./src/model/published_patterns.ts";
 export { Session } from "./src/model/session.ts";
-export type { PrefillOptions, PrefillResult } from "./src/model/session.ts";
+export type { PrefillOptions, PrefillResult } from "./src/model/prefill.ts";
 export { Generation } from "./src/model/generation.ts";
 export type {
   FinishReason,

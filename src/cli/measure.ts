@@ -7,7 +7,8 @@ import type { GuardOption } from "../attention/guard.ts";
 import type { HeadStats } from "../attention/stats.ts";
 import type { CallOptions } from "../device/device.ts";
 import type { OnProgress } from "../model/progress.ts";
-import type { PrefillResult, Session } from "../model/session.ts";
+import type { PrefillResult } from "../model/prefill.ts";
+import type { Session } from "../model/session.ts";
 
 /** Where the time of a prefill went, in milliseconds. */
 export interface TimeSplit {

@@ -3,11 +3,10 @@
  *
  * @module
  */
-import { type GuardOption, resolveGuard } from "../attention/guard.ts";
+import { resolveGuard } from "../attention/guard.ts";
 import type { HeadPattern } from "../attention/patterns.ts";
-import type { ReviseEstimate } from "../attention/revise.ts";
-import { decodeStats, type HeadStats, statsBytes } from "../attention/stats.ts";
-import type { CallOptions, Device } from "../device/device.ts";
+import { decodeStats, statsBytes } from "../attention/stats.ts";
+import type { Device } from "../device/device.ts";
 import type { Tensor } from "../device/tensor.ts";
 import { Turns } from "../device/turns.ts";
 import { checkChoice } from "../native/checks.ts";
@@ -22,50 +21,11 @@ import {
 } from "./generation.ts";
 import type { KvCache } from "./kv_cache.ts";
 import { type MemoryInputs, refuseTooLarge } from "./memory.ts";
-import { type OnProgress, Reporter } from "./progress.ts";
+import { checkPrompt, meanDensity, type PrefillOptions, type PrefillResult } from "./prefill.ts";
+import { Reporter } from "./progress.ts";
 import { rotatesAlike } from "./rope.ts";
 import { TokenHistory } from "./token_history.ts";
 import type { Tokenizer } from "./tokenizer.ts";
-
-/** Options of {@linkcode Session.prefill}. */
-export interface PrefillOptions extends CallOptions {
-  /**
-   * `append` (the default) adds the prompt to what the session holds. `replace` makes the prompt the
-   * whole content: the longest prefix it shares with what is held is reused, the rest is dropped.
-   */
-  mode?: "append" | "replace";
-  /** Treat text of special tokens in the prompt as those tokens. Default true. */
-  parseSpecial?: boolean;
-  /** Measure retained attention mass per head. Default false. */
-  measureMass?: boolean;
-  /**
-   * What a head's list must keep of the attention of the prompt's last 64 tokens; a head that keeps less is
-   * computed densely for this prompt. Default true: {@linkcode DEFAULT_GUARD}.
-   */
-  guard?: GuardOption;
-  /** Revises what vertical-slash heads select their columns and diagonals by. Default the estimate as it is. */
-  reviseEstimate?: ReviseEstimate;
-  /** Receives progress of tokenization and prefill. */
-  onProgress?: OnProgress;
-}
-
-/** Result of {@linkcode Session.prefill}. */
-export interface PrefillResult {
-  /** Tokens computed by this call. */
-  readonly tokens: number;
-  /** Tokens of the prompt that the session held already. */
-  readonly cachedTokens: number;
-  /** Milliseconds on the device, tokenization not included. */
-  readonly ms: number;
-  /** Mean fraction of attention tiles computed, over all layers and heads that run over the whole prompt. */
-  readonly density: number;
-  /** Heads that the guard made dense, of all layers. */
-  readonly guarded: number;
-  /** Per layer and query head; a layer that ran densely has none. */
-  readonly heads: readonly (readonly HeadStats[])[];
-  /** Milliseconds per operation, if the device was opened with `profile`. */
-  readonly timings: Readonly<Record<string, number>>;
-}
 
 /** What a session needs of its model. */
 export interface SessionParts {
@@ -154,29 +114,6 @@ export class Session implements AsyncDisposable {
     });
   }
 
-  #checkTokens(tokens: Uint32Array, held: number): void {
-    if (held + tokens.length === 0) {
-      throw new MInferenceError("INVALID_ARGUMENT", "the prompt has no tokens");
-    }
-    const { vocabSize } = this.#parts.decoder.config;
-    const bad = tokens.findIndex((id) => id >= vocabSize);
-    if (bad >= 0) {
-      throw new MInferenceError(
-        "INVALID_ARGUMENT",
-        `token ${bad} has id ${tokens[bad]}, the vocabulary has ${vocabSize}`,
-        { details: { index: bad, id: tokens[bad], vocabSize } },
-      );
-    }
-    const { capacity } = this;
-    if (held + tokens.length > capacity) {
-      throw new MInferenceError(
-        "CONTEXT_OVERFLOW",
-        `${held} tokens held and ${tokens.length} more exceed the context of ${capacity}`,
-        { details: { held, tokens: tokens.length, capacity } },
-      );
-    }
-  }
-
   /**
    * Reads a prompt without generating.
    *
@@ -212,7 +149,7 @@ export class Session implements AsyncDisposable {
       const history = this.#history;
       const kept = replace ? history.commonPrefix(tokens) : this.length;
       const added = replace ? tokens.subarray(kept) : tokens;
-      this.#checkTokens(added, kept);
+      checkPrompt(added, kept, this.#parts.decoder.config, this.capacity);
       history.truncate(kept);
       history.append(added);
       const { rope } = this.#parts.decoder.config;
@@ -438,13 +375,4 @@ export class Session implements AsyncDisposable {
   [Symbol.asyncDispose](): Promise<void> {
     return this.dispose();
   }
-}
-
-/** Over the layers that compute attention for every row. A head that ran densely counts 1. */
-function meanDensity(layers: readonly (readonly HeadStats[])[], heads: number): number {
-  let sum = 0;
-  for (const layer of layers) {
-    sum += layer.length === 0 ? heads : layer.reduce((s, head) => s + head.density, 0);
-  }
-  return layers.length === 0 ? 1 : sum / (layers.length * heads);
 }

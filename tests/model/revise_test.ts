@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import type { LayerEstimate, ReviseEstimate } from "../../src/attention/revise.ts";
 import { loadModel } from "../../src/model/model.ts";
-import type { PrefillResult } from "../../src/model/session.ts";
+import type { PrefillResult } from "../../src/model/prefill.ts";
 import { device } from "../support.ts";
 
 const folder = new URL("../../models/needle-27m/", import.meta.url);

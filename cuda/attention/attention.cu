@@ -59,10 +59,8 @@ mi_status check_view(const char* name, const View& v, int32_t dtype, int64_t hea
   if (v.dtype != dtype)
     return fail(error, MI_UNSUPPORTED, "attention: on a GPU %s must have dtype %d beside this q, got %d", name, dtype,
                 v.dtype);
-  const int64_t bytes = block_bytes(v.dtype);
-  const bool aligned = reinterpret_cast<uintptr_t>(v.data) % 16 == 0 &&
-                       (heads == 1 || v.head_stride * bytes % 16 == 0) && (rows == 1 || v.row_stride * bytes % 16 == 0);
-  if (!aligned) return fail(error, MI_UNSUPPORTED, "attention: on a GPU every row of %s must start on 16 bytes", name);
+  if (!rows_on_16_bytes(v, heads, rows))
+    return fail(error, MI_UNSUPPORTED, "attention: on a GPU every row of %s must start on 16 bytes", name);
   return MI_OK;
 }
 

@@ -9,13 +9,6 @@ namespace {
 
 bool is_16_bit(int32_t dtype) { return dtype == MI_F16 || dtype == MI_BF16; }
 
-// 16-byte loads of the innermost dimension.
-bool is_aligned(const View& v, int32_t heads, int32_t rows) {
-  const int64_t bytes = block_bytes(v.dtype);
-  return reinterpret_cast<uintptr_t>(v.data) % 16 == 0 && (heads == 1 || v.head_stride * bytes % 16 == 0) &&
-         (rows == 1 || v.row_stride * bytes % 16 == 0);
-}
-
 template <class Args>
 mi_status accept_keys(const Launch& launch, const char* op, const Args& a, mi_error* error) {
   const int wanted = least_probe_bytes(a.head_dim);
@@ -25,7 +18,7 @@ mi_status accept_keys(const Launch& launch, const char* op, const Args& a, mi_er
                 wanted, launch.shared_bytes);
   if (!is_16_bit(a.k.dtype))
     return fail(error, MI_UNSUPPORTED, "%s: on a GPU k must be f16 or bf16, got dtype %d", op, a.k.dtype);
-  if (!is_aligned(a.k, a.kv_heads, a.kv_len))
+  if (!rows_on_16_bytes(a.k, a.kv_heads, a.kv_len))
     return fail(error, MI_UNSUPPORTED, "%s: on a GPU every row of k must start on 16 bytes", op);
   return MI_OK;
 }

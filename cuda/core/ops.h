@@ -40,6 +40,12 @@ constexpr int64_t bytes_of(int32_t dtype, int64_t elements) {
   return elements / block_elements(dtype) * block_bytes(dtype);
 }
 
+// Whether kernels may load 16 bytes at once from the start of each row.
+inline bool rows_on_16_bytes(const View& v, int64_t heads, int64_t rows) {
+  return reinterpret_cast<uintptr_t>(v.data) % 16 == 0 && (heads <= 1 || bytes_of(v.dtype, v.head_stride) % 16 == 0) &&
+         (rows <= 1 || bytes_of(v.dtype, v.row_stride) % 16 == 0);
+}
+
 struct EmbedArgs {
   const int32_t* ids;
   View table, out;

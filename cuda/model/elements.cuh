@@ -22,11 +22,8 @@ struct DeviceView {
 };
 
 inline DeviceView device_view(const View& v, int64_t heads, int64_t rows, int64_t dim) {
-  DeviceView d{static_cast<char*>(v.data), bytes_of(v.dtype, v.head_stride), bytes_of(v.dtype, v.row_stride),
-               v.dtype, 0};
-  d.wide = reinterpret_cast<uintptr_t>(d.data) % 16 == 0 && (rows <= 1 || d.row_stride % 16 == 0) &&
-           (heads <= 1 || d.head_stride % 16 == 0) && dim % kLane == 0;
-  return d;
+  return {static_cast<char*>(v.data), bytes_of(v.dtype, v.head_stride), bytes_of(v.dtype, v.row_stride), v.dtype,
+          rows_on_16_bytes(v, heads, rows) && dim % kLane == 0};
 }
 
 __device__ inline float load_element(const char* row, int64_t i, int32_t dtype) {

@@ -72,8 +72,8 @@ export interface ModelParameters extends Disposable {
 }
 
 /**
- * How a model's weights are kept: as `stored` in the checkpoint (on a GPU bf16 or f16), or the matrices of its decoder
- * layers in `fp8`, e4m3 with a scale per output feature.
+ * How a model's weights are kept: as `stored` in the checkpoint (on a GPU in bf16, as its activations are: cuBLASLt has no
+ * product of f16 that gives bf16), or the matrices of its decoder layers in `fp8`, e4m3 with a scale per output feature.
  */
 export type WeightFormat = "stored" | "fp8";
 
@@ -83,15 +83,6 @@ export interface LoadParametersOptions extends CallOptions {
   weights?: WeightFormat;
   /** Receives bytes loaded. */
   onProgress?: OnProgress;
-}
-
-/** The element type a weight has on a device: as stored on the CPU, bf16 or f16 on a GPU. */
-export function deviceDtype(
-  { kind }: { readonly kind: DeviceKind },
-  source: { readonly dtype: DType },
-): DType {
-  if (kind === "cpu" || source.dtype === "f16") return source.dtype;
-  return "bf16";
 }
 
 /** Sizes of matrices of e4m3 are multiples of this (`MI_E4M3_COLUMNS`; cuBLASLt asks it of the output features, too). */
@@ -118,7 +109,7 @@ export function weightDtype(
   const source = tensors.get(name)!;
   if (source.shape.length < 2) return "f32";
   if (weights === "fp8" && quantisable(config, name, source.shape)) return "e4m3";
-  return deviceDtype(device, source);
+  return device.kind === "cpu" ? source.dtype : "bf16";
 }
 
 /** Bytes that a checkpoint's weights take on a device, with their scales. */

@@ -89,24 +89,32 @@ Deno.test("sessions used at once take turns and answer right", async () => {
   assert.deepEqual(answers, ["7482913", "7482913", "7482913"]);
 });
 
+/** Has the session read what takes long; resolves, to the reading, when the device is at it. */
+async function beginReading(
+  session: Session,
+  signal?: AbortSignal,
+): Promise<{ reading: Promise<unknown> }> {
+  const begun = Promise.withResolvers<void>();
+  const reading = session.prefill(model.tokenizer.encode(longRead), {
+    signal,
+    onProgress: ({ stage, done }) => {
+      if (stage === "prefill" && done > 0) begun.resolve();
+    },
+  });
+  await Promise.race([begun.promise, reading]);
+  return { reading };
+}
+
 Deno.test("an aborted prefill returns within 200 ms, rejects with the reason, and the session goes on", async () => {
   await using session = await model.createSession({ patterns: "dense" });
   await session.prefill("The pass key is 48213. Remember it. 48213 is the pass key.");
   const held = session.length;
-  const long = model.tokenizer.encode(longRead);
   const controller = new AbortController();
   const reason = new Error("changed my mind");
-  const reading = Promise.withResolvers<void>();
-  const pending = session.prefill(long, {
-    signal: controller.signal,
-    onProgress: ({ stage, done }) => {
-      if (stage === "prefill" && done > 0) reading.resolve();
-    },
-  });
-  await reading.promise;
+  const { reading } = await beginReading(session, controller.signal);
   const aborted = performance.now();
   controller.abort(reason);
-  await assert.rejects(pending, reason);
+  await assert.rejects(reading, reason);
   const took = performance.now() - aborted;
   assert.ok(took < 200, `took ${took} ms`);
   assert.equal(session.length, held);
@@ -245,11 +253,11 @@ Deno.test("work that somebody else cancelled is not taken for done", async () =>
   await using session = await model.createSession({ patterns: "dense" });
   await session.prefill(prompt(3000));
   const held = session.tokens;
-  const reading = failure(() => session.prefill(prompt(20_000)));
-  await new Promise((resolve) => setTimeout(resolve, 20));
+  const { reading } = await beginReading(session);
+  const failed = failure(() => reading);
   device.cancel();
   await Promise.allSettled([device.sync()]); // whoever waits first is told of the drop
-  assert.equal((await reading).code, "CANCELLED");
+  assert.equal((await failed).code, "CANCELLED");
   assert.deepEqual(session.tokens, held);
   await using fresh = await model.createSession({ patterns: "dense" });
   await fresh.prefill(held);

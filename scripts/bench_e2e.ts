@@ -12,6 +12,7 @@ import { decodeSplit, e2eMarkdown, loadText } from "./bench/e2e_report.ts";
 import type { E2eResults } from "./bench/e2e_results.ts";
 import { copyRate, E2eModel, hostRate } from "./bench/e2e_sections.ts";
 import { BUDGETS } from "./bench/gpu_inputs.ts";
+import { runGpuPeer } from "./bench/gpu_peer.ts";
 import { describeMachine } from "./bench/machine.ts";
 
 const HELP = `deno task bench:e2e [options]
@@ -162,25 +163,11 @@ async function measureOurs(run: Run, only: ReadonlySet<string>): Promise<void> {
 
 /** The peer's figures; it writes them all at its end. */
 async function measurePeer(results: E2eResults): Promise<string> {
-  const file = await Deno.makeTempFile({ suffix: ".json" });
-  try {
-    const most = Math.max(...flags.lengths.split(",").map(Number));
-    const { code } = await new Deno.Command("python3", {
-      args: [
-        "-B",
-        `${ROOT}scripts/bench/gpu_peer.py`,
-        ...["--out", file, "--only", "decoder", "--most-tokens", `${most}`],
-      ],
-      stdout: "inherit",
-      stderr: "inherit",
-    }).output();
-    const text = await Deno.readTextFile(file);
-    if (text) results.peer = JSON.parse(text);
-    if (code !== 0 || !text) throw new Error(`gpu_peer.py ended with status ${code}`);
-    return "done";
-  } finally {
-    await Deno.remove(file);
-  }
+  const most = Math.max(...flags.lengths.split(",").map(Number));
+  const peer = await runGpuPeer(["--only", "decoder", "--most-tokens", `${most}`]);
+  if (peer.results) results.peer = peer.results;
+  if (!peer.success || !peer.results) throw new Error("gpu_peer.py failed");
+  return "done";
 }
 
 /** Loads weights from a file, in bf16, as stored. */

@@ -6,6 +6,7 @@
  */
 import { parseArgs } from "node:util";
 import { openDevice } from "../src/device/open.ts";
+import { runGpuPeer } from "./bench/gpu_peer.ts";
 import * as ours from "./bench/gpu_sections.ts";
 import { gpuMarkdown, type GpuResults } from "./bench/gpu_report.ts";
 
@@ -63,22 +64,13 @@ async function measureOurs(): Promise<GpuResults["ours"]> {
 }
 
 async function measurePeers(): Promise<unknown> {
-  const file = await Deno.makeTempFile({ suffix: ".json" });
   const upstream = flags.upstream ? ["--upstream", flags.upstream] : [];
-  const { success } = await new Deno.Command("python3", {
-    args: [
-      "-B",
-      `${ROOT}scripts/bench/gpu_peer.py`,
-      ...["--out", file, "--most-tokens", flags["most-tokens"]],
-      ...["--only", "dense,launch,layer,blocks", ...upstream],
-    ],
-    stdout: "inherit",
-    stderr: "inherit",
-  }).output();
+  const { success, results } = await runGpuPeer([
+    ...["--most-tokens", flags["most-tokens"]],
+    ...["--only", "dense,launch,layer,blocks", ...upstream],
+  ]);
   if (!success) console.error("the peers' run failed; what it measured is kept");
-  const text = await Deno.readTextFile(file);
-  await Deno.remove(file);
-  return text ? JSON.parse(text) : null;
+  return results;
 }
 
 async function main(): Promise<void> {

@@ -4,6 +4,7 @@
  * @module
  */
 import { join } from "node:path";
+import { median } from "../../src/cli/format.ts";
 import type { Device } from "../../src/device/device.ts";
 import { byteLength } from "../../src/device/dtype.ts";
 import { openCheckpoint } from "../../src/model/checkpoint.ts";
@@ -11,7 +12,6 @@ import type { ModelConfig } from "../../src/model/config.ts";
 import { loadParameters } from "../../src/model/parameters.ts";
 import { weightSpecs } from "../../src/model/weights.ts";
 import type { LoadRow } from "./e2e_results.ts";
-import { median } from "./report.ts";
 
 const ROUNDS = 3;
 const PIECE = 64 << 20;

@@ -6,6 +6,7 @@
 import type { HeadPattern } from "../../src/attention/patterns.ts";
 import { enqueueAttention } from "../../src/attention/sequence.ts";
 import { decodeStats, statsBytes } from "../../src/attention/stats.ts";
+import { median } from "../../src/cli/format.ts";
 import type { Device } from "../../src/device/device.ts";
 import { Scratch } from "../../src/device/scratch.ts";
 import type { Tensor } from "../../src/device/tensor.ts";
@@ -26,7 +27,6 @@ import type { ModelParameters, WeightFormat } from "../../src/model/parameters.t
 import { publishedPatterns } from "./e2e_model.ts";
 import type { DecodeRow, DenseAttentionRow, PrefillRow } from "./e2e_results.ts";
 import { HEAD_DIM, makeOperands } from "./gpu_operands.ts";
-import { median } from "./report.ts";
 
 /** Runs shorter than this are read three times. */
 const SHORT_MS = 2000;

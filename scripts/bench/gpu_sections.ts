@@ -16,12 +16,12 @@ import {
   type SequenceShape,
 } from "../../src/attention/sequence.ts";
 import type { WorkList } from "../../src/attention/work_list.ts";
+import { median } from "../../src/cli/format.ts";
 import type { Device } from "../../src/device/device.ts";
 import { convertCopy } from "../../src/device/ops.ts";
 import { Scratch } from "../../src/device/scratch.ts";
 import { indexSet, LAYER_BUDGETS } from "./gpu_inputs.ts";
 import { HEAD_DIM, makeOperands, type Operands } from "./gpu_operands.ts";
-import { median } from "./report.ts";
 
 const HEADS = 32;
 const KV_HEADS = 8;

@@ -1,19 +1,13 @@
 /**
- * Medians, ratios and the table of a benchmark run.
+ * Ratios and the table of a benchmark run.
  *
  * @module
  */
+import { median } from "../../src/cli/format.ts";
 import { DISTURBED_ABOVE, type Load, quiet } from "./load.ts";
 import { table } from "./markdown.ts";
 import type { Engine, PrefillSample, Results } from "./results.ts";
 import type { PrefillReading } from "./worker.ts";
-
-/** Middle value; the mean of the two middle ones. NaN of nothing. */
-export function median(values: readonly number[]): number {
-  const sorted = values.toSorted((a, b) => a - b);
-  const middle = sorted.length >> 1;
-  return sorted.length % 2 === 1 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
-}
 
 function samplesOf(results: Results, prompt: string, engine: Engine): readonly PrefillSample[] {
   return results.prefill.filter((s) => s.prompt === prompt && s.engine === engine);

@@ -5,7 +5,7 @@
  */
 import { basename } from "node:path";
 import type { ChosenHead } from "../inspect/choose_heads.ts";
-import { makePage } from "../inspect/html.ts";
+import { bundlePage, makePage } from "../inspect/html.ts";
 import type { PageData, SampleReport } from "../inspect/page_data.ts";
 import type { PatternReport } from "../inspect/patterns.ts";
 import { measureSample } from "../inspect/sample.ts";
@@ -50,6 +50,7 @@ export async function writePage(
   const wanted = toNumber("tokens", values.tokens ?? "4k", { least: LEAST_TOKENS });
   const heads = values.heads === undefined ? undefined : parseHeads(values.heads, report);
   const settings = { device: deviceOptions(values), patterns: "dense" as const };
+  const assets = await bundlePage(); // fetches its packages, if that can be done, before the long part
   await using opened = await openModel(positionals[0], settings, { signal });
   const { model } = opened;
   const { modelName } = model.checkpoint;
@@ -63,7 +64,7 @@ export async function writePage(
   }
   const file = report.file === null ? null : basename(report.file);
   const data: PageData = { modelName, file, layers: report.layers, sample };
-  await writeTextFile(path, await makePage(data));
+  await writeTextFile(path, makePage(data, assets));
   output.note(`${path} shows the patterns and ${count(ids.length)} tokens: ${name}`);
   return sample;
 }

@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { LETTER_HELP, shortName } from "../inspect/describe.ts";
 import { PATTERNS_FILE } from "../model/checkpoint.ts";
 import { DEFAULT_OBJECTIVE, type Objective } from "../search/choose.ts";
 import type { Measurement } from "../search/measure.ts";
@@ -45,23 +46,10 @@ const OPTIONS = {
   ...DEVICE_OPTIONS,
 } as const satisfies Options;
 
-function describe({ pattern }: Measurement): string {
-  switch (pattern.kind) {
-    case "dense":
-      return "dense";
-    case "a_shape":
-      return `A-shape ${pattern.sink}+${pattern.local}`;
-    case "vertical_slash":
-      return pattern.mass ? `mass ${pattern.mass}` : `VS ${pattern.vertical}+${pattern.slash}`;
-    case "block_sparse":
-      return `${pattern.score ?? "pooled"} blocks ${pattern.topK}`;
-  }
-}
-
 function layerRow(layer: readonly Measurement[], index: number): string[] {
   const kinds = new Map<string, number>();
-  for (const choice of layer) {
-    const name = describe(choice);
+  for (const { pattern } of layer) {
+    const name = shortName(pattern);
     kinds.set(name, (kinds.get(name) ?? 0) + 1);
   }
   const mean = (of: (m: Measurement) => number): number =>
@@ -155,7 +143,9 @@ Example: minference search-patterns needle-27m -o ${PATTERNS_FILE}`,
     output.result(
       result,
       () =>
-        table([["layer", "density", "recall", "heads"], ...choices.map(layerRow)]) +
+        `${
+          table([["layer", "density", "recall", "heads"], ...choices.map(layerRow)])
+        }${LETTER_HELP}\n` +
         `${result.tokens.map(count).join(", ")} tokens searched in ${duration(elapsedMs)}; ` +
         `before the last layer, which prefill computes for one row, mean density ` +
         `${percent(result.density)}, mean recall ${percent(result.recall)}; written to ${out}\n`,

@@ -10,16 +10,31 @@ function escapeHtml(text: string): string {
   return text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
 }
 
+/** What every page has in it. */
+export interface PageAssets {
+  /** CSS. */
+  readonly style: string;
+  /** JavaScript. */
+  readonly script: string;
+}
+
+/**
+ * Bundles what every page has in it.
+ *
+ * @throws {MInferenceError} As {@linkcode bundle}.
+ */
+export async function bundlePage(): Promise<PageAssets> {
+  return { style: await bundle("./page/page.css"), script: await bundle("./page/main.ts") };
+}
+
 /**
  * Makes the page.
  *
  * @param data What it shows.
+ * @param assets What every page has in it.
  * @returns HTML with style, script and data inline; its policy forbids the browser to load anything.
- * @throws {MInferenceError} As {@linkcode bundle}.
  */
-export async function makePage(data: PageData): Promise<string> {
-  const style = await bundle("./page/page.css");
-  const script = await bundle("./page/main.ts");
+export function makePage(data: PageData, { style, script }: PageAssets): string {
   const json = JSON.stringify(data).replaceAll("<", "\\u003c");
   return `<!doctype html>
 <html lang="en">

@@ -1,6 +1,6 @@
 // The page as a file: whole, and safe from what names it carries.
 import assert from "node:assert/strict";
-import { makePage } from "../../src/inspect/html.ts";
+import { bundlePage, makePage } from "../../src/inspect/html.ts";
 import type { PageData } from "../../src/inspect/page_data.ts";
 
 const HOSTILE = "</script><script>alert(1)</script><!-- & \u2028";
@@ -19,7 +19,7 @@ const DATA: PageData = {
 };
 
 Deno.test("the page is one file, and names in it end no script", async () => {
-  const html = await makePage(DATA);
+  const html = makePage(DATA, await bundlePage());
   assert.equal(html.match(/<script/g)?.length, 2);
   assert.equal(html.match(/<\/script/g)?.length, 2);
   const [, json] = /<script type="application\/json" id="data">(.*?)<\/script>/s.exec(html)!;

@@ -12,6 +12,7 @@ import {
   type SequenceShape,
 } from "../attention/sequence.ts";
 import { decodeStats, type HeadStats, statsBytes } from "../attention/stats.ts";
+import type { WorkList } from "../attention/work_list.ts";
 import type { CallOptions, Device } from "../device/device.ts";
 import { convertCopy } from "../device/ops.ts";
 import { Scratch } from "../device/scratch.ts";
@@ -125,21 +126,25 @@ export class LayerMeter implements Disposable {
     options: CallOptions = {},
   ): Promise<Measurement[][]> {
     const { device, shape } = this;
+    const { q, k } = operands;
     const heads = shape.qHeads;
-    const dense = await this.#attend(operands, undefined, options);
+    const stats = this.#stats.ref();
+    const dense = await this.#attend(operands, options);
     const sums = estimateBuffers(this.#scratch, shape);
     const started = performance.now();
-    enqueueEstimate(device, this.#scratch, shape, operands.q, operands.k, sums);
+    enqueueEstimate(device, this.#scratch, shape, q, k, sums);
     await device.sync(options);
     const estimateMs = performance.now() - started;
     const tried: Trial[] = [];
     for (const pattern of candidates) {
       const patterns = Array<HeadPattern>(heads).fill(resolvePattern(pattern, 0));
-      const sparse = await this.#attend(operands, patterns, options);
-      const stats = decodeStats(await this.#stats.readBytes());
-      const kept = stats.map((_, head) => this.#compare(head, sparse, dense));
+      const list = (): WorkList =>
+        enqueueIndex(device, this.#scratch, shape, q, k, patterns, { stats }, sums);
+      const sparse = await this.#attend(operands, options, list);
+      const counted = decodeStats(await this.#stats.readBytes());
+      const kept = counted.map((_, head) => this.#compare(head, sparse, dense));
       const indexMs = sparse.indexMs + (pattern.kind === "vertical_slash" ? estimateMs : 0);
-      tried.push({ pattern, stats, kept, indexMs, attentionMs: sparse.attentionMs });
+      tried.push({ pattern, stats: counted, kept, indexMs, attentionMs: sparse.attentionMs });
     }
     // One price for all candidates of a kind: a single short run is too noisy to rank by, and of two that compute the
     // same tiles the one that keeps more is to be had for nothing.
@@ -173,15 +178,12 @@ export class LayerMeter implements Disposable {
 
   async #attend(
     { q, k, v }: LayerOperands,
-    patterns: readonly HeadPattern[] | undefined,
     options: CallOptions,
+    enqueueList?: () => WorkList,
   ): Promise<Attended> {
     const { device, shape } = this;
     const start = performance.now();
-    const list = patterns &&
-      enqueueIndex(device, this.#scratch, shape, q, k, patterns, { stats: this.#stats.ref() }, {
-        ...estimateBuffers(this.#scratch, shape),
-      });
+    const list = enqueueList?.();
     await device.sync(options);
     const indexed = performance.now();
     const out = this.#out.view();

@@ -52,7 +52,7 @@ function usageLine({ name, positionals }: Command<Options>): string {
 }
 
 /** The text of `--help`. */
-export function commandHelp(command: Command<Options>): string {
+function commandHelp(command: Command<Options>): string {
   const options = optionHelp({ ...command.options, ...COMMON });
   return `${usageLine(command)}\n\n${command.description}\n\nOptions:\n${options}\n`;
 }

@@ -173,7 +173,7 @@ async function models(): Promise<Finding[]> {
 }
 
 /** Looks at everything. */
-export async function examine(): Promise<Finding[]> {
+async function examine(): Promise<Finding[]> {
   const found = library();
   const usable = found.every(({ state }) => state !== "problem");
   return [

@@ -57,7 +57,7 @@ export interface MeasureOptions extends CallOptions {
 }
 
 /** Where the time of a prefill went. */
-export function timeSplit({ ms, timings }: PrefillResult): TimeSplit {
+function timeSplit({ ms, timings }: PrefillResult): TimeSplit {
   const { estimate = 0, index = 0, attention = 0, linear = 0 } = timings;
   const known = estimate + index + attention + linear;
   return { index: estimate + index, attention, linear, other: Math.max(0, ms - known) };

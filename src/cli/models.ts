@@ -19,7 +19,7 @@ export interface FoundModel {
 }
 
 /** `llama, 26.7M parameters, 28.7 MB, gguf`. */
-export function describeCheckpoint({ config, tensors, format }: Checkpoint): string {
+function describeCheckpoint({ config, tensors, format }: Checkpoint): string {
   let parameters = 0;
   let size = 0;
   for (const { shape, bytes } of tensors.values()) {

@@ -13,7 +13,7 @@ import { activationDtype } from "../model/pass.ts";
 import { type OnProgress, Reporter } from "../model/progress.ts";
 
 /** Linear layers of a decoder layer, in the order they run. */
-export const LINEAR_KINDS = ["q", "k", "v", "output", "gate", "up", "down"] as const;
+const LINEAR_KINDS = ["q", "k", "v", "output", "gate", "up", "down"] as const;
 
 /** Which linear layer of a decoder layer. */
 export type LinearKind = typeof LINEAR_KINDS[number];

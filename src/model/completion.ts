@@ -93,7 +93,7 @@ export async function* complete(
 }
 
 /** Watches streamed text for stop strings, holding back what may become one. */
-export class StopMatcher {
+class StopMatcher {
   #held = "";
 
   /** @param stops Texts that end the generation. */

@@ -76,7 +76,7 @@ const MAX_HEAD_DIM = 256;
 const HEAD_DIM_STEP = 8;
 
 /** Sizes become int32 in the C ABI. */
-export const MAX_SIZE = 2 ** 31 - 1;
+const MAX_SIZE = 2 ** 31 - 1;
 
 /**
  * An `UNSUPPORTED_MODEL` error.

@@ -34,7 +34,7 @@ export type PatternChoice =
  * Pattern of a model nobody searched: covers nearly all of the estimated attention mass of each head,
  * whatever that takes; a head that is not sparse becomes dense.
  */
-export const SAFE_PATTERN: HeadPattern = { kind: "vertical_slash", mass: 0.98 };
+const SAFE_PATTERN: HeadPattern = { kind: "vertical_slash", mass: 0.98 };
 
 /**
  * Resolves a choice to patterns [layer][head], null for dense attention.

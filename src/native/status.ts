@@ -29,7 +29,7 @@ export function newError(): Uint8Array<ArrayBuffer> {
 }
 
 /** The failure in `bytes`, with the name of the call that failed. */
-export function toError(call: string, status: number, bytes: Uint8Array): MInferenceError {
+function toError(call: string, status: number, bytes: Uint8Array): MInferenceError {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const end = bytes.indexOf(0, 24);
   const text = new TextDecoder().decode(bytes.subarray(24, end < 0 ? ERROR_BYTES : end));

@@ -17,7 +17,7 @@ const PUBLISHED: readonly HeadPattern[] = [
 ];
 
 /** Fractions of the estimated mass, cheapest first: the ladder a head climbs until its recall suffices. */
-export const MASS_LADDER: readonly number[] = [0.8, 0.9, 0.95, 0.975, 0.99];
+const MASS_LADDER: readonly number[] = [0.8, 0.9, 0.95, 0.975, 0.99];
 
 /**
  * Most columns and diagonals beside a fraction: a head that looks everywhere needs ever more of them as prompts grow,

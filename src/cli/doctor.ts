@@ -34,8 +34,6 @@ export interface Finding {
 
 const BUILD = "deno task build in a checkout, or deno run -A jsr:@minference/minference/build";
 
-const UPGRADE = "npx --yes deno@2.9.6, or deno upgrade";
-
 function runtime(): Finding {
   try {
     checkDeno();
@@ -43,7 +41,12 @@ function runtime(): Finding {
     return { name: "runtime", state: "ok", text };
   } catch (error) {
     const { message } = toMInferenceError(error);
-    return { name: "runtime", state: "problem", text: message, fix: UPGRADE };
+    return {
+      name: "runtime",
+      state: "problem",
+      text: message,
+      fix: "npx --yes deno@2.9.6, or deno upgrade",
+    };
   }
 }
 
@@ -83,8 +86,7 @@ function library(): Finding[] {
     findings.push({ name: "library", state: "ok", text: `opened, ABI version ${ABI_VERSION}` });
   } catch (error) {
     const { code, message } = toMInferenceError(error);
-    const fix = { PERMISSION: "add --allow-ffi, or -A", UNSUPPORTED: UPGRADE }[code as string] ??
-      BUILD;
+    const fix = code === "PERMISSION" ? "add --allow-ffi, or -A" : BUILD;
     findings.push({ name: "library", state: "problem", text: message, fix });
   }
   return findings;
@@ -174,10 +176,11 @@ async function models(): Promise<Finding[]> {
 
 /** Looks at everything. */
 async function examine(): Promise<Finding[]> {
-  const found = library();
-  const usable = found.every(({ state }) => state !== "problem");
+  const deno = runtime();
+  const found = deno.state === "ok" ? library() : []; // which says no more than that Deno is too old
+  const usable = [deno, ...found].every(({ state }) => state !== "problem");
   return [
-    runtime(),
+    deno,
     ...await permissions(),
     ...found,
     ...await compilers(!usable),

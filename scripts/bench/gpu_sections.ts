@@ -1,5 +1,5 @@
 /**
- * What the GPU benchmark measures of this library. Times are the device's own, medians after a warm-up.
+ * What the GPU benchmark measures of this library.
  *
  * @module
  */
@@ -22,72 +22,11 @@ import { convertCopy } from "../../src/device/ops.ts";
 import { Scratch } from "../../src/device/scratch.ts";
 import { indexSet, LAYER_BUDGETS } from "./gpu_inputs.ts";
 import { HEAD_DIM, makeOperands, type Operands } from "./gpu_operands.ts";
+import { column, describe, readings, readingsInTurns, summary, total } from "./gpu_timing.ts";
 
 const HEADS = 32;
 const KV_HEADS = 8;
 const TILE_FLOP = 4 * HEAD_DIM * 64 * 64;
-
-/** Median, range and, where the work is known, the rate. */
-export interface Summary {
-  /** Median, milliseconds. */
-  readonly ms: number;
-  /** Least. */
-  readonly min: number;
-  /** Most. */
-  readonly max: number;
-  /** Readings taken. */
-  readonly readings: number;
-  /** 10^12 floating-point operations a second. */
-  readonly tflops?: number;
-}
-
-type Timings = Record<string, number>;
-
-const total = (one: Timings): number => Object.values(one).reduce((a, b) => a + b, 0);
-
-/** Milliseconds by operation of each of several runs of some bodies, [body][run]; they run in turns. */
-async function readingsInTurns(
-  device: Device,
-  bodies: readonly (() => void)[],
-): Promise<Timings[][]> {
-  const once = async (body: () => void): Promise<Timings> => {
-    device.timings();
-    body();
-    await device.sync();
-    return device.timings();
-  };
-  let longest = 0;
-  for (const body of bodies) {
-    let first = await once(body);
-    if (total(first) < 2000) { for (let i = 0; i < 2; i++) first = await once(body); }
-    longest = Math.max(longest, total(first));
-  }
-  const count = Math.max(3, Math.min(20, Math.floor(400 / longest)));
-  const all: Timings[][] = bodies.map(() => []);
-  for (let i = 0; i < count; i++) {
-    for (const [n, body] of bodies.entries()) all[n].push(await once(body));
-  }
-  return all;
-}
-
-/** Milliseconds by operation of each of several runs of `body`. */
-async function readings(device: Device, body: () => void): Promise<Timings[]> {
-  return (await readingsInTurns(device, [body]))[0];
-}
-
-function summary(times: readonly number[], flop?: number): Summary {
-  const ms = median(times);
-  return {
-    ms,
-    min: Math.min(...times),
-    max: Math.max(...times),
-    readings: times.length,
-    ...(flop === undefined ? {} : { tflops: flop / ms * 1e-9 }),
-  };
-}
-
-const column = (all: readonly Timings[], name: string): number[] =>
-  all.map((one) => one[name] ?? 0);
 
 function shapeOf(operands: Operands): SequenceShape {
   const [qHeads, qLen, headDim] = operands.q.shape;
@@ -135,10 +74,6 @@ export async function dense(device: Device, lengths: readonly number[]): Promise
     console.log(`dense ${tokens}, ${heads} heads: ${describe(row)}`);
   }
   return rows;
-}
-
-function describe({ ms, tflops }: Summary): string {
-  return `${ms.toFixed(3)} ms${tflops === undefined ? "" : `, ${tflops.toFixed(0)} TFLOP/s`}`;
 }
 
 /** Sums that make the index choose the given sets, a head's budget each. */

@@ -6,7 +6,7 @@ import { Scratch } from "../../src/device/scratch.ts";
 import { device, randomTensor } from "../support.ts";
 
 const DTYPES = ["f32", "f16", "bf16"] as const;
-/** Of a stored result; sums themselves are f32. */
+/** Of a stored result, and of the bias that cuBLASLt takes in the same type; sums themselves are f32. */
 const ROUNDING = { f32: 1e-4, f16: 1e-3, bf16: 1e-2 };
 
 const layers = fc.record({
@@ -49,12 +49,17 @@ Deno.test("a few rows: products, bias and sum, and nothing beside them", async (
       for (let row = 0; row < rows; row++) {
         for (let j = 0; j < outputs; j++) {
           const at = row * (outputs + 1) + j;
-          let sum = (layer.bias ? b.values[j] : 0) + (layer.accumulate ? y.values[at] : 0);
+          const [bias, before] = [
+            layer.bias ? b.values[j] : 0,
+            layer.accumulate ? y.values[at] : 0,
+          ];
+          let sum = bias + before;
           for (let i = 0; i < inputs; i++) {
             sum += x.values[row * stride + i] * w.values[j * stride + i];
           }
           const error = Math.abs(actual[at] - sum);
-          assert.ok(error <= ROUNDING[layer.y] * Math.max(1, Math.abs(sum)), `[${row}, ${j}]`);
+          const size = 1 + Math.abs(sum) + Math.abs(bias) + Math.abs(before);
+          assert.ok(error <= ROUNDING[layer.y] * size, `[${row}, ${j}] is off by ${error}`);
         }
         const beside = row * (outputs + 1) + outputs;
         assert.equal(actual[beside], y.values[beside], `beside row ${row}`);

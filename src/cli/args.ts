@@ -90,6 +90,9 @@ export interface NumberRange {
   readonly whole?: boolean;
 }
 
+/** A share of a whole that is not nothing. */
+export const SHARE: NumberRange = { least: 1e-6, most: 1, whole: false };
+
 /**
  * Reads a number; `k` and `m` multiply by 1024 and 1024².
  *
@@ -119,6 +122,18 @@ export function toNumber(
     throw new UsageError(`--${name} needs ${kind} ${limits}, got "${text}"`);
   }
   return value;
+}
+
+/**
+ * Reads numbers with commas between them.
+ *
+ * @param name The option, for the error.
+ * @param text What was given.
+ * @param range Limits of each.
+ * @throws {UsageError} With the text and the limits.
+ */
+export function toNumbers(name: string, text: string, range: NumberRange): number[] {
+  return text.split(",").map((number) => toNumber(name, number, range));
 }
 
 /**

@@ -7,7 +7,7 @@ import { fileURLToPath } from "node:url";
 import type { CallOptions } from "../device/device.ts";
 import type { Model } from "../model/model.ts";
 import type { PatternChoice } from "../model/pattern_choice.ts";
-import { type Options, toNumber, UsageError } from "./args.ts";
+import { type Options, toNumber, toNumbers, UsageError } from "./args.ts";
 import { type Command, defineCommand } from "./command.ts";
 import { count, duration, median, percent, table, times } from "./format.ts";
 import { MODEL_OPTIONS, modelSettings, openModel } from "./model_options.ts";
@@ -84,8 +84,7 @@ Example: minference bench needle-27m --lengths 2k,8k,28k --repeat 5`,
   options: OPTIONS,
   async run({ values, positionals, output, signal }): Promise<void> {
     const settings = modelSettings(values);
-    const lengths = (values.lengths ?? "1k,4k,16k").split(",")
-      .map((text) => toNumber("lengths", text, { least: 1 }));
+    const lengths = toNumbers("lengths", values.lengths ?? "1k,4k,16k", { least: 1 });
     const repeat = toNumber("repeat", values.repeat ?? "3", { least: 1 });
     const text = await readText(values.file);
     await using opened = await openModel(positionals[0], settings, { signal });

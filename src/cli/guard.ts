@@ -4,7 +4,7 @@
  * @module
  */
 import { DEFAULT_GUARD, type GuardOption } from "../attention/guard.ts";
-import { type Options, toNumber, UsageError, type Values } from "./args.ts";
+import { type Options, SHARE, toNumbers, UsageError, type Values } from "./args.ts";
 
 /** Options of commands that read prompts with sparse attention. */
 export const GUARD_OPTIONS = {
@@ -27,8 +27,8 @@ export function guardOf(values: Values<typeof GUARD_OPTIONS>): GuardOption {
     return false;
   }
   if (values.guard === undefined) return true;
-  const [retained, retainedMin = 0, ...more] = values.guard.split(",")
-    .map((text) => toNumber("guard", text, { least: 0, most: 1, whole: false }));
+  const share = { ...SHARE, least: 0 };
+  const [retained, retainedMin = 0, ...more] = toNumbers("guard", values.guard, share);
   if (more.length > 0) throw new UsageError(`--guard needs MEAN[,MIN], got "${values.guard}"`);
   return { retained, retainedMin };
 }

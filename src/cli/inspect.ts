@@ -12,7 +12,7 @@ import { type MemoryInputs, type MemoryPlan, planMemory } from "../model/memory.
 import { weightBytes, weightDtype, type WeightFormat } from "../model/parameters.ts";
 import { choosePatterns } from "../model/pattern_choice.ts";
 import { MInferenceError } from "../native/errors.ts";
-import { type Options, toNumber, UsageError, type Values } from "./args.ts";
+import { type Options, toNumbers, UsageError, type Values } from "./args.ts";
 import { type Command, defineCommand } from "./command.ts";
 import { bytes, count, table } from "./format.ts";
 import { inspectPatterns, PATTERN_OPTIONS, rejectPatternOptions } from "./inspect_patterns.ts";
@@ -200,8 +200,9 @@ Examples:
     const device = deviceOptions(values);
     const kv = kvSettings(values);
     const kept = weightFormat(values);
-    const given = values.context?.split(",")
-      .map((text) => toNumber("context", text, { least: 1 }));
+    const given = values.context === undefined
+      ? undefined
+      : toNumbers("context", values.context, { least: 1 });
     const checkpoint = await openCheckpoint(positionals[0]);
     const { config, tensors, path, modelName, format, unused, patternsPath } = checkpoint;
     const rows: TensorRow[] = [...tensors].map(([name, { shape, dtype, bytes }]) => {

@@ -8,7 +8,7 @@ import { encodeChat } from "../model/chat.ts";
 import type { Model } from "../model/model.ts";
 import type { Session } from "../model/session.ts";
 import { MOST_COUNT } from "../native/checks.ts";
-import { type Options, toNumber, type Values } from "./args.ts";
+import { type Options, SHARE, toNumber, type Values } from "./args.ts";
 import { type Command, defineCommand, EXIT } from "./command.ts";
 import { count, duration, percent, rate } from "./format.ts";
 import { GUARD_OPTIONS, guardNote, guardOf } from "./guard.ts";
@@ -39,7 +39,6 @@ interface Sampling {
 }
 
 function samplingOf(values: Values<typeof OPTIONS>): Sampling {
-  const fraction = { least: 0, most: 1, whole: false };
   return {
     maxTokens: toNumber("max-tokens", values["max-tokens"] ?? "256", { least: 1 }),
     temperature: toNumber("temperature", values.temperature, {
@@ -48,8 +47,8 @@ function samplingOf(values: Values<typeof OPTIONS>): Sampling {
       whole: false,
     }),
     topK: toNumber("top-k", values["top-k"], { least: 0, most: MOST_COUNT }),
-    topP: toNumber("top-p", values["top-p"], { ...fraction, least: 1e-6 }),
-    minP: toNumber("min-p", values["min-p"], fraction),
+    topP: toNumber("top-p", values["top-p"], SHARE),
+    minP: toNumber("min-p", values["min-p"], { ...SHARE, least: 0 }),
     seed: toNumber("seed", values.seed, { least: 0 }) ??
       crypto.getRandomValues(new Uint32Array(1))[0],
   };

@@ -9,7 +9,15 @@ import { DEFAULT_OBJECTIVE, type Objective } from "../search/choose.ts";
 import type { Measurement } from "../search/measure.ts";
 import { countedHeads, searchPatterns } from "../search/search.ts";
 import { patternTable } from "../search/table.ts";
-import { type Options, toChoice, toNumber, UsageError, type Values } from "./args.ts";
+import {
+  type Options,
+  SHARE,
+  toChoice,
+  toNumber,
+  toNumbers,
+  UsageError,
+  type Values,
+} from "./args.ts";
 import { type Command, defineCommand } from "./command.ts";
 import { count, duration, percent, table } from "./format.ts";
 import { DEVICE_OPTIONS, deviceOptions, openModel } from "./model_options.ts";
@@ -70,15 +78,12 @@ function objectiveOf(values: Values<typeof OPTIONS>): Objective {
   if (values[stray] !== undefined) {
     throw new UsageError(`--${stray} says nothing to --objective ${kind}`);
   }
-  const fraction = (name: string, text: string): number => {
-    const value = Number(text);
-    if (value > 0 && value <= 1) return value;
-    throw new UsageError(`--${name} must be in (0, 1], got ${text}`);
-  };
-  if (kind !== "recall") return { kind, budget: fraction("budget", values.budget ?? "0.15") };
+  if (kind !== "recall") {
+    return { kind, budget: toNumber("budget", values.budget ?? "0.15", SHARE) };
+  }
   const { recall } = values;
   if (recall === undefined) return DEFAULT_OBJECTIVE;
-  return { ...DEFAULT_OBJECTIVE, mean: fraction("recall", recall) };
+  return { ...DEFAULT_OBJECTIVE, mean: toNumber("recall", recall, SHARE) };
 }
 
 /** Lengths of generated samples, ascending. */
@@ -86,8 +91,7 @@ function lengthsOf({ file, tokens }: Values<typeof OPTIONS>): number[] {
   if (file !== undefined && tokens !== undefined) {
     throw new UsageError("--tokens is for generated samples: a text is read whole");
   }
-  return (tokens ?? "30000").split(",").map((text) => toNumber("tokens", text, { least: 1 }))
-    .sort((a, b) => a - b);
+  return toNumbers("tokens", tokens ?? "30000", { least: 1 }).sort((a, b) => a - b);
 }
 
 /** The command. */

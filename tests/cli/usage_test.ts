@@ -39,11 +39,14 @@ const WRONG: readonly [args: readonly string[], message: RegExp][] = [
   [["prefill", "m", "-p", "x", "--compare", "banana"], /one of dense; got "banana"/],
   [["bench", "m", "--lengths", "1k,,2k"], /--lengths/],
   [["inspect", "m", "--context", "0"], /--context .* from 1, got "0"/],
+  [["inspect", "m", "--context", "4k,"], /--context .* from 1, got ""/],
+  [["inspect", "m", "--context", ""], /--context .* from 1, got ""/],
   [["inspect", "m", "--patterns", "--kv", "fp8"], /--kv and --patterns exclude each other/],
   [["run", "m", "-p", ""], /the prompt is empty/],
   [["run", "m", "-p", "x", "--top-p", "0"], /--top-p .* got "0"/],
   [["run", "m", "-p", "x", "--max-tokens", "-3"], /begins with a dash .* --max-tokens=VALUE/],
   [["search-patterns", "m", "--recall", "0.9", "--objective", "mass"], /--recall says nothing/],
+  [["search-patterns", "m", "--recall", "95"], /--recall .* from 0.000001 to 1, got "95"/],
   [["search-patterns", "m", "-f", "a", "--tokens", "9k"], /--tokens is for generated samples/],
 ];
 

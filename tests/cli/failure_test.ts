@@ -1,5 +1,6 @@
 // Failures: one line with a code, an object with --json, exit code 1.
 import assert from "node:assert/strict";
+import meta from "../../deno.json" with { type: "json" };
 import { minference, MODEL, passkeyPrompt, type StartOptions } from "./support.ts";
 
 interface Failure {
@@ -97,4 +98,17 @@ Deno.test("a file that cannot be written is told before the work for it", async 
   assert.match(permission.message, /--allow-write=p.json/);
   assert.equal(page.code, "IO");
   assert.ok(performance.now() - started < 30_000, "a search takes longer");
+});
+
+Deno.test("a bundler that cannot be had is told before the sample is read", async () => {
+  const imports = { ...meta.imports, esbuild: "file:///no/such/esbuild.js" };
+  const map = await Deno.makeTempFile({ suffix: ".json" });
+  await Deno.writeTextFile(map, JSON.stringify({ imports }));
+  const html = await Deno.makeTempFile({ suffix: ".html" });
+  const args = ["inspect", MODEL, "--patterns", "--html", html, "-f", "/no/such/text"];
+  const error = await failureOf(args, { permissions: ["-A", `--import-map=${map}`] });
+  assert.equal(error.code, "NETWORK");
+  assert.match(error.message, /the page needs esbuild/);
+  assert.equal(await Deno.readTextFile(html), "");
+  await Promise.all([Deno.remove(map), Deno.remove(html)]);
 });

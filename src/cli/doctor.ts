@@ -34,6 +34,8 @@ export interface Finding {
 
 const BUILD = "deno task build in a checkout, or deno run -A jsr:@minference/minference/build";
 
+const UPGRADE = "npx --yes deno@2.9.6, or deno upgrade";
+
 function runtime(): Finding {
   try {
     checkDeno();
@@ -41,12 +43,7 @@ function runtime(): Finding {
     return { name: "runtime", state: "ok", text };
   } catch (error) {
     const { message } = toMInferenceError(error);
-    return {
-      name: "runtime",
-      state: "problem",
-      text: message,
-      fix: "npx --yes deno@2.9.6, or deno upgrade",
-    };
+    return { name: "runtime", state: "problem", text: message, fix: UPGRADE };
   }
 }
 
@@ -86,7 +83,8 @@ function library(): Finding[] {
     findings.push({ name: "library", state: "ok", text: `opened, ABI version ${ABI_VERSION}` });
   } catch (error) {
     const { code, message } = toMInferenceError(error);
-    const fix = code === "PERMISSION" ? "add --allow-ffi, or -A" : BUILD;
+    const fix = { PERMISSION: "add --allow-ffi, or -A", UNSUPPORTED: UPGRADE }[code as string] ??
+      BUILD;
     findings.push({ name: "library", state: "problem", text: message, fix });
   }
   return findings;
@@ -174,19 +172,26 @@ async function models(): Promise<Finding[]> {
   }];
 }
 
+/** One cause is told once: leaves out what the fix of an earlier finding mends, too. */
+function withoutRepeats(findings: readonly Finding[]): Finding[] {
+  return findings.filter(({ fix }, index) =>
+    fix === undefined || findings.findIndex((earlier) => earlier.fix === fix) === index
+  );
+}
+
 /** Looks at everything. */
-async function examine(): Promise<Finding[]> {
-  const deno = runtime();
-  const found = deno.state === "ok" ? library() : []; // which says no more than that Deno is too old
-  const usable = [deno, ...found].every(({ state }) => state !== "problem");
-  return [
-    deno,
+export async function examine(): Promise<Finding[]> {
+  const found = library();
+  const usable = found.every(({ state }) => state !== "problem");
+  const unbuilt = found.some(({ fix }) => fix === BUILD);
+  return withoutRepeats([
+    runtime(),
     ...await permissions(),
     ...found,
-    ...await compilers(!usable),
+    ...await compilers(unbuilt),
     ...(usable ? [await cpu(), ...await gpus(), ...await usualDevice()] : []),
     ...await models(),
-  ];
+  ]);
 }
 
 function findingText({ name, state, text, fix }: Finding): string {

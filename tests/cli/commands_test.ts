@@ -1,5 +1,6 @@
 // Each command on the repository's model.
 import assert from "node:assert/strict";
+import { examine, type Finding } from "../../src/cli/doctor.ts";
 import { addText } from "../model/gguf_writer.ts";
 import { temporaryDirectory } from "../model/support.ts";
 import { minference, MODEL, passkeyPrompt } from "./support.ts";
@@ -171,6 +172,23 @@ Deno.test("doctor finds everything here, and tells what to do where something is
     ill.stdout,
     /^problem +library .*\/no\/libminference\.so.*\n +fix: deno task build/m,
   );
+});
+
+Deno.test("doctor tells one cause once", async () => {
+  const permissions = ["--allow-read", "--allow-env"];
+  const { code, stdout } = await minference(["doctor", "--json"], { permissions });
+  assert.equal(code, 1);
+  const problems = (findings: readonly Finding[]): string[] =>
+    findings.filter(({ state }) => state === "problem").map(({ name }) => name);
+  assert.deepEqual(problems(JSON.parse(stdout).findings), ["--allow-ffi"]);
+
+  const { version } = Deno;
+  Object.defineProperty(Deno, "version", { value: { ...version, deno: "2.5.0" } });
+  try {
+    assert.deepEqual(problems(await examine()), ["runtime"]);
+  } finally {
+    Object.defineProperty(Deno, "version", { value: version });
+  }
 });
 
 Deno.test("search-patterns refuses a sample that is too short, and writes nothing", async () => {

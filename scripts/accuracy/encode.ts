@@ -1,6 +1,7 @@
 // Token ids of a context and of all that is asked about it, the context encoded once.
 import type { Tokenizer } from "../../src/model/tokenizer.ts";
-import type { Question, RetrievalTask } from "../../src/tasks/retrieval.ts";
+import type { Question } from "../../src/tasks/kinds.ts";
+import type { RetrievalTask } from "../../src/tasks/retrieval.ts";
 
 /** A question with its ids. */
 export interface Prompt {

@@ -4,12 +4,8 @@ import type { CallOptions } from "../../src/device/device.ts";
 import type { Model } from "../../src/model/model.ts";
 import type { PatternChoice } from "../../src/model/pattern_choice.ts";
 import type { OnProgress } from "../../src/model/progress.ts";
-import {
-  isCorrect,
-  makeTaskOfTokens,
-  type Question,
-  type RetrievalTask,
-} from "../../src/tasks/retrieval.ts";
+import type { Question } from "../../src/tasks/kinds.ts";
+import { isCorrect, makeTaskOfTokens, type RetrievalTask } from "../../src/tasks/retrieval.ts";
 
 /** Tokens of an answer: a space, seven digits, a full stop. */
 const ANSWER_TOKENS = 10;

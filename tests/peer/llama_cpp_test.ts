@@ -2,7 +2,8 @@
 import assert from "node:assert/strict";
 import { findPeer, runPeer } from "../../scripts/bench/peer.ts";
 import { loadModel } from "../../src/model/model.ts";
-import { isCorrect, makeTaskOfTokens, TASK_KINDS } from "../../src/tasks/retrieval.ts";
+import { TASK_KINDS } from "../../src/tasks/kinds.ts";
+import { isCorrect, makeTaskOfTokens } from "../../src/tasks/retrieval.ts";
 import { device } from "../support.ts";
 
 const folder = new URL("../../models/needle-27m/", import.meta.url);

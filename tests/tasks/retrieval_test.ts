@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import fc from "fast-check";
-import { isCorrect, makeTask, makeTaskOfTokens, TASK_KINDS } from "../../src/tasks/retrieval.ts";
+import { TASK_KINDS } from "../../src/tasks/kinds.ts";
+import { isCorrect, makeTask, makeTaskOfTokens } from "../../src/tasks/retrieval.ts";
 import { failure } from "../model/support.ts";
 
 const haystack = Deno.readTextFileSync(

@@ -15,6 +15,12 @@ export interface ErrorJson {
   readonly details: Readonly<Record<string, unknown>>;
 }
 
+/** Whether the system refused something; some of its errors have no class of Deno's, only their name as a code. */
+function isSystemError(error: Error & { code?: unknown }): boolean {
+  return Object.values(Deno.errors).some((SystemError) => error instanceof SystemError) ||
+    typeof error.code === "string" && /^E[A-Z0-9]+$/.test(error.code);
+}
+
 /** The class a thrown value belongs to: itself, `PERMISSION` for Deno's denials, `IO` for the system's, else `INTERNAL`. */
 export function toMInferenceError(error: unknown): MInferenceError {
   if (error instanceof MInferenceError) return error;
@@ -22,7 +28,7 @@ export function toMInferenceError(error: unknown): MInferenceError {
   if (cause instanceof Deno.errors.NotCapable) {
     return new MInferenceError("PERMISSION", cause.message, { cause });
   }
-  if (Object.values(Deno.errors).some((SystemError) => cause instanceof SystemError)) {
+  if (isSystemError(cause)) {
     return new MInferenceError("IO", cause.message, { cause });
   }
   return new MInferenceError("INTERNAL", cause.message, { cause });

@@ -68,6 +68,25 @@ colours off. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
 `;
 }
 
+/** What is answered without a command. */
+function answer([name]: readonly string[]): string {
+  switch (name) {
+    case "--help":
+    case "-h":
+    case "help":
+      return help();
+    case "--version":
+      return `${meta.version}\n`;
+    case undefined:
+      throw new UsageError("no command is given");
+  }
+  throw new UsageError(
+    name.startsWith("-")
+      ? `the command comes first, got "${name}"`
+      : `there is no command "${name}"`,
+  );
+}
+
 /**
  * Runs the command line.
  *
@@ -76,21 +95,16 @@ colours off. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
  */
 export async function main(args: readonly string[]): Promise<number> {
   const [name, ...rest] = args;
+  if (name !== undefined && Object.hasOwn(COMMANDS, name)) {
+    return await runCommand(await COMMANDS[name].load(), rest);
+  }
   const output = new Output(args.includes("--json"));
-  if (name === "--help" || name === "-h" || name === "help") {
-    output.write(help());
+  try {
+    output.write(answer(args));
     return EXIT.ok;
+  } catch (error) {
+    return report(error, output, USAGE);
   }
-  if (name === "--version") {
-    output.write(`${meta.version}\n`);
-    return EXIT.ok;
-  }
-  const entry = name !== undefined && Object.hasOwn(COMMANDS, name) ? COMMANDS[name] : undefined;
-  if (!entry) {
-    const reason = name === undefined ? "no command is given" : `there is no command "${name}"`;
-    return report(new UsageError(reason), output, USAGE);
-  }
-  return await runCommand(await entry.load(), rest);
 }
 
 if (import.meta.main) Deno.exit(await main(Deno.args));

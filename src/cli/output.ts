@@ -5,6 +5,7 @@
  */
 import process from "node:process";
 import { styleText } from "node:util";
+import { MInferenceError } from "../native/errors.ts";
 import type { ErrorJson } from "./failure.ts";
 
 const encoder = new TextEncoder();
@@ -12,6 +13,15 @@ const encoder = new TextEncoder();
 function writeAll(stream: { writeSync(data: Uint8Array): number }, text: string): void {
   for (let bytes = encoder.encode(text); bytes.length > 0;) {
     bytes = bytes.subarray(stream.writeSync(bytes));
+  }
+}
+
+/** Writes to stderr. Where that is closed or full there is nobody left to tell. */
+export function writeStderr(text: string): void {
+  try {
+    writeAll(Deno.stderr, text);
+  } catch {
+    // The work goes on: its result is stdout's.
   }
 }
 
@@ -25,9 +35,20 @@ export class Output {
   /** @param json Results are wanted as JSON. */
   constructor(readonly json: boolean) {}
 
-  /** Writes a piece of the result as it is. */
+  /**
+   * Writes a piece of the result as it is.
+   *
+   * @throws {Deno.errors.BrokenPipe} Where its reader has gone.
+   * @throws {MInferenceError} `IO` where it cannot be written.
+   */
   write(text: string): void {
-    writeAll(Deno.stdout, text);
+    try {
+      writeAll(Deno.stdout, text);
+    } catch (cause) {
+      if (cause instanceof Deno.errors.BrokenPipe) throw cause;
+      const message = `cannot write to standard output: ${(cause as Error).message}`;
+      throw new MInferenceError("IO", message, { cause });
+    }
   }
 
   /** Writes a result: the value as JSON where that is wanted, else its text. */
@@ -37,7 +58,7 @@ export class Output {
 
   /** Writes a line to stderr. */
   note(line: string): void {
-    writeAll(Deno.stderr, `${line}\n`);
+    writeStderr(`${line}\n`);
   }
 
   /** Writes a failure: a line to stderr, and where JSON is wanted an object to stdout. */
@@ -50,10 +71,5 @@ export class Output {
     } catch {
       // The failure may be stdout's own; stderr has told it.
     }
-  }
-
-  /** Emphasis in text for stdout, where it is a terminal that wants colours. */
-  bold(text: string): string {
-    return styleText("bold", text, { stream: process.stdout });
   }
 }

@@ -7,6 +7,7 @@ import process from "node:process";
 import { styleText } from "node:util";
 import type { OnProgress, Progress } from "../model/progress.ts";
 import { bytes, count, duration } from "./format.ts";
+import { writeStderr } from "./output.ts";
 
 /** Between lines where there is no terminal. */
 const LINE_EVERY_MS = 10_000;
@@ -25,11 +26,10 @@ export interface ProgressTarget {
 
 function stderrTarget(): ProgressTarget {
   const terminal = Deno.stderr.isTerminal();
-  const encoder = new TextEncoder();
   return {
     terminal,
     columns: terminal && Deno.consoleSize().columns || 80, // some pseudo-terminals say 0
-    write: (text) => void Deno.stderr.writeSync(encoder.encode(text)),
+    write: writeStderr,
   };
 }
 

@@ -1,7 +1,7 @@
 // Failures: one line with a code, an object with --json, exit code 1.
 import assert from "node:assert/strict";
 import meta from "../../deno.json" with { type: "json" };
-import { minference, MODEL, passkeyPrompt, type StartOptions } from "./support.ts";
+import { ended, minference, MODEL, passkeyPrompt, ROOT, type StartOptions } from "./support.ts";
 
 interface Failure {
   readonly code: string;
@@ -111,4 +111,35 @@ Deno.test("a bundler that cannot be had is told before the sample is read", asyn
   assert.match(error.message, /the page needs esbuild/);
   assert.equal(await Deno.readTextFile(html), "");
   await Promise.all([Deno.remove(map), Deno.remove(html)]);
+});
+
+Deno.test("output that cannot be written: a closed pipe is the reader's wish, a full disk is told", async () => {
+  const shell = async (line: string): Promise<{ code: number; stdout: string; stderr: string }> => {
+    const script =
+      `minference() { "$DENO" run -A --no-prompt "$MAIN" "$@"; }; set -o pipefail; ${line}`;
+    return await ended(
+      new Deno.Command("bash", {
+        args: ["-c", script],
+        env: { NO_COLOR: "1", DENO: Deno.execPath(), MAIN: `${ROOT}src/cli/main.ts` },
+        stdout: "piped",
+        stderr: "piped",
+      }).spawn(),
+    );
+  };
+  const run = `minference run '${MODEL}' -p The --max-tokens`;
+  const [help, endless, full, silent] = await Promise.all([
+    shell("minference --help | true"),
+    shell(`${run} 100000 | head -c 6`),
+    shell(`${run} 3 --json > /dev/full`),
+    shell(`${run} 3 2> /dev/full`),
+  ]);
+  assert.deepEqual(help, { code: 0, stdout: "", stderr: "" });
+  assert.deepEqual([endless.code, endless.stdout, endless.stderr], [0, " grass", ""]);
+  assert.equal(full.code, 1);
+  assert.match(
+    full.stderr,
+    /^minference: cannot write to standard output: No space left .*\[IO\]$/m,
+  );
+  assert.ok(!full.stderr.includes("    at "), "a stack is no message");
+  assert.deepEqual([silent.code, silent.stdout], [0, " grass is green\n"]);
 });

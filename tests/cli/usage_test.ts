@@ -23,6 +23,7 @@ Deno.test("--help lists the commands, and each command has its own", async () =>
 const WRONG: readonly [args: readonly string[], message: RegExp][] = [
   [[], /no command/],
   [["fly"], /no command "fly"/],
+  [["--json=no", "run"], /the command comes first, got "--json=no"/],
   [["constructor"], /no command "constructor"/],
   [["run"], /needs MODEL/],
   [["run", "m", "extra", "-p", "x"], /unexpected argument "extra"/],

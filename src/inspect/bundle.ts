@@ -33,12 +33,22 @@ const denoModules: Plugin = {
   },
 };
 
+/** esbuild is a program; where it may not be started its package throws whatever comes of that. */
+async function checkRunnable(cause: unknown): Promise<void> {
+  const { state } = await Deno.permissions.query({ name: "run" });
+  if (state === "granted") return;
+  const flag = "--allow-run";
+  const message = `no permission to start esbuild, which makes the page: run with ${flag}`;
+  throw new MInferenceError("PERMISSION", message, { cause, details: { flag } });
+}
+
 /**
  * Bundles a module of the page.
  *
  * @param entry The module, relative to this one.
  * @returns Minified JavaScript or CSS.
- * @throws {MInferenceError} `INTERNAL` with esbuild's messages, `NETWORK` where its package cannot be had.
+ * @throws {MInferenceError} `INTERNAL` with esbuild's messages, `NETWORK` where its package cannot be had, `PERMISSION`
+ * where it cannot be started.
  */
 export async function bundle(entry: string): Promise<string> {
   let esbuild: typeof import("esbuild");
@@ -71,6 +81,7 @@ export async function bundle(entry: string): Promise<string> {
     });
     return outputFiles[0].text;
   } catch (cause) {
+    await checkRunnable(cause);
     throw new MInferenceError("INTERNAL", `esbuild: ${(cause as Error).message}`, { cause });
   } finally {
     await esbuild.stop();

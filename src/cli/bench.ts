@@ -65,10 +65,10 @@ async function benchLength(
   return { tokens: prompt.length, denseMs, sparseMs, speedup: denseMs / sparseMs, density };
 }
 
-async function readText(file: string | undefined): Promise<string> {
-  if (file !== undefined) return await readPrompt({ file });
+async function readText(file: string | undefined, signal: AbortSignal): Promise<string> {
+  if (file !== undefined) return await readPrompt({ file }, signal);
   const novel = new URL("../../models/needle-27m/haystack.txt", import.meta.url);
-  if (novel.protocol === "file:") return await readPrompt({ file: fileURLToPath(novel) });
+  if (novel.protocol === "file:") return await readPrompt({ file: fileURLToPath(novel) }, signal);
   throw new UsageError("no text: give -f FILE");
 }
 
@@ -86,7 +86,7 @@ Example: minference bench needle-27m --lengths 2k,8k,28k --repeat 5`,
     const settings = modelSettings(values);
     const lengths = toNumbers("lengths", values.lengths ?? "1k,4k,16k", { least: 1 });
     const repeat = toNumber("repeat", values.repeat ?? "3", { least: 1 });
-    const text = await readText(values.file);
+    const text = await readText(values.file, signal);
     await using opened = await openModel(positionals[0], settings, { signal });
     const { model, device } = opened;
     const ids = await model.tokenizer.encodeAsync(text, { signal });

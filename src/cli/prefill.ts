@@ -114,7 +114,7 @@ Example: minference prefill needle-27m -f book.txt -p "Question?" --compare dens
     const maxTokens = toNumber("max-tokens", values["max-tokens"] ?? "16", { least: 1 });
     const guard = guardOf(values);
     const compare = toChoice("compare", values.compare, ["dense"]);
-    const text = await readPrompt(values);
+    const text = await readPrompt(values, signal);
     await using opened = await openModel(positionals[0], settings, { profile: true, signal });
     const { model, device } = opened;
     const started = performance.now();

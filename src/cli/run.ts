@@ -89,7 +89,7 @@ Example: minference run needle-27m -f book.txt -p "What is the pass key? The pas
     const settings = modelSettings(values);
     const sampling = samplingOf(values);
     const guard = guardOf(values);
-    const prompt = await readPrompt(values);
+    const prompt = await readPrompt(values, signal);
     await using opened = await openModel(positionals[0], settings, { signal });
     const { model } = opened;
     await using session = await model.createSession();

@@ -8,7 +8,7 @@ import type { Model } from "../model/model.ts";
 import { LEAST_TOKENS } from "../search/search.ts";
 import { makeTaskOfTokens } from "../tasks/retrieval.ts";
 import { UsageError } from "./args.ts";
-import { readPrompt } from "./prompt.ts";
+import { inputName, readPrompt } from "./prompt.ts";
 
 /** A text to measure on. */
 export interface Sample {
@@ -55,12 +55,12 @@ export async function makeSample(
     const ids = await generatedSample(model, tokens, 1, signal);
     return { name: "a generated list of keys and values", ids };
   }
-  const text = await readPrompt({ file });
+  const text = await readPrompt({ file }, signal);
   const ids = await model.tokenizer.encodeAsync(text, { signal });
+  const name = inputName(basename(file));
   if (ids.length < LEAST_TOKENS) {
-    throw new UsageError(`${file} has ${ids.length} tokens, a sample needs ${LEAST_TOKENS}`);
+    throw new UsageError(`${name} has ${ids.length} tokens, a sample needs ${LEAST_TOKENS}`);
   }
-  const name = file === "-" ? "standard input" : basename(file);
   if (ids.length <= tokens) return { name, ids };
   return { name: `the beginning of ${name}`, ids: ids.subarray(0, tokens) };
 }

@@ -111,7 +111,8 @@ Example: minference search-patterns needle-27m -o ${PATTERNS_FILE}`,
     const lengths = lengthsOf(values);
     const out = values.out ?? PATTERNS_FILE;
     await checkWritable(out);
-    const text = values.file === undefined ? undefined : await readPrompt({ file: values.file });
+    const { file } = values;
+    const text = file === undefined ? undefined : await readPrompt({ file }, signal);
     const settings = { device: deviceOptions(values), patterns: "dense" as const };
     await using opened = await openModel(positionals[0], settings, { signal });
     const { model } = opened;

@@ -44,3 +44,20 @@ Deno.test("a second Ctrl-C ends at once", async () => {
   child.kill("SIGINT");
   assert.equal((await ended(child)).code, 130);
 });
+
+/** Whether a process has a handler for SIGINT. */
+function catchesInterrupt(pid: number): boolean {
+  const [, mask] = /^SigCgt:\s*(\w+)/m.exec(Deno.readTextFileSync(`/proc/${pid}/status`))!;
+  return (BigInt(`0x${mask}`) & 2n) !== 0n; // the second signal
+}
+
+Deno.test("Ctrl-C ends the wait for standard input", async () => {
+  const child = start("src/cli/main.ts", ["run", MODEL, "-f", "-"], { stdin: "" });
+  const input = child.stdin.getWriter(); // stays open, with nothing in it
+  while (!catchesInterrupt(child.pid)) await new Promise((resolve) => setTimeout(resolve, 10));
+  child.kill("SIGINT");
+  const { code, stdout, stderr } = await ended(child);
+  await input.close();
+  assert.deepEqual([code, stdout], [130, ""]);
+  assert.match(stderr, /^minference: interrupted$/m);
+});

@@ -43,6 +43,7 @@ const WRONG: readonly [args: readonly string[], message: RegExp][] = [
   [["inspect", "m", "--context", "4k,"], /--context .* from 1, got ""/],
   [["inspect", "m", "--context", ""], /--context .* from 1, got ""/],
   [["inspect", "m", "--patterns", "--kv", "fp8"], /--kv and --patterns exclude each other/],
+  [["run", "m", "-f", "-"], /standard input is empty/],
   [["run", "m", "-p", ""], /the prompt is empty/],
   [["run", "m", "-p", "x", "--top-p", "0"], /--top-p .* got "0"/],
   [["run", "m", "-p", "x", "--max-tokens", "-3"], /begins with a dash .* --max-tokens=VALUE/],

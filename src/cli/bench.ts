@@ -89,6 +89,12 @@ Example: minference bench needle-27m --lengths 2k,8k,28k --repeat 5`,
     const text = await readText(values.file, signal);
     await using opened = await openModel(positionals[0], settings, { signal });
     const { model, device } = opened;
+    const longest = Math.max(...lengths);
+    if (longest > model.contextLength) {
+      throw new UsageError(
+        `--lengths goes to ${longest} tokens, the context is ${model.contextLength}`,
+      );
+    }
     const ids = await model.tokenizer.encodeAsync(text, { signal });
     if (ids.length === 0) throw new UsageError("the text has no tokens");
     const rows: Row[] = [];

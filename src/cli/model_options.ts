@@ -11,6 +11,7 @@ import { loadModel, type Model } from "../model/model.ts";
 import type { WeightFormat } from "../model/parameters.ts";
 import type { PatternChoice } from "../model/pattern_choice.ts";
 import { PUBLISHED_MODELS } from "../model/published_patterns.ts";
+import { MOST_COUNT } from "../native/checks.ts";
 import { type Options, toChoice, toNumber, UsageError, type Values } from "./args.ts";
 import { ProgressBar } from "./progress.ts";
 
@@ -92,7 +93,8 @@ export function deviceOptions(values: Values<typeof DEVICE_OPTIONS>): DeviceOpti
   if (!kind || (kind === "cpu" && index !== undefined)) {
     throw new UsageError(`--device is cpu, cuda, cuda:INDEX or auto; got "${device}"`);
   }
-  return { kind: kind as "cpu" | "cuda", index: index ? Number(index) : undefined, threads };
+  const limits = { least: 0, most: MOST_COUNT };
+  return { kind: kind as "cpu" | "cuda", index: toNumber("device", index, limits), threads };
 }
 
 /** What `--patterns` says. */

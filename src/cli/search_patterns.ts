@@ -7,7 +7,7 @@ import { LETTER_HELP, shortName } from "../inspect/describe.ts";
 import { PATTERNS_FILE } from "../model/checkpoint.ts";
 import { DEFAULT_OBJECTIVE, type Objective } from "../search/choose.ts";
 import type { Measurement } from "../search/measure.ts";
-import { countedHeads, searchPatterns } from "../search/search.ts";
+import { countedHeads, LEAST_TOKENS, searchPatterns } from "../search/search.ts";
 import { patternTable } from "../search/table.ts";
 import {
   type Options,
@@ -91,7 +91,7 @@ function lengthsOf({ file, tokens }: Values<typeof OPTIONS>): number[] {
   if (file !== undefined && tokens !== undefined) {
     throw new UsageError("--tokens is for generated samples: a text is read whole");
   }
-  return toNumbers("tokens", tokens ?? "30000", { least: 1 }).sort((a, b) => a - b);
+  return toNumbers("tokens", tokens ?? "30000", { least: LEAST_TOKENS }).sort((a, b) => a - b);
 }
 
 /** The command. */

@@ -82,6 +82,13 @@ Deno.test("bench shows a row for each length", async () => {
   for (const row of rows) assert.ok(row.denseMs > 0 && row.sparseMs > 0 && row.density <= 1);
 });
 
+Deno.test("bench refuses a length beyond the context before it measures the others", async () => {
+  const args = ["bench", MODEL, "--lengths", "16,32,200", "--context", "100"];
+  const { code, stdout, stderr } = await minference(args);
+  assert.deepEqual([code, stdout], [2, ""]);
+  assert.match(stderr, /--lengths goes to 200 tokens, the context is 100/);
+});
+
 Deno.test("inspect needs no library, and its plan grows with the context", async () => {
   const args = ["inspect", "needle-27m", "--context", "4k,8k"];
   const env = { MINFERENCE_LIB: "/no/libminference.so" };

@@ -33,6 +33,7 @@ const WRONG: readonly [args: readonly string[], message: RegExp][] = [
   [["run", "m", "-p", "x", "--max-tokens", "ten"], /--max-tokens .* from 1, got "ten"/],
   [["run", "m", "-p", "x", "--top-p", "1.5"], /--top-p .* to 1, got "1.5"/],
   [["run", "m", "-p", "x", "--device", "tpu"], /cpu, cuda, cuda:INDEX or auto; got "tpu"/],
+  [["run", "m", "-p", "x", "--device", "cuda:9876543210"], /--device .* got "9876543210"/],
   [["run", "m", "-p", "x", "--weights", "int4"], /--weights is one of stored, fp8; got "int4"/],
   [["inspect", "m", "--weights", "q8"], /--weights is one of stored, fp8; got "q8"/],
   [["inspect", "m", "--precision", "--patterns"], /--patterns and --precision exclude each other/],
@@ -49,6 +50,7 @@ const WRONG: readonly [args: readonly string[], message: RegExp][] = [
   [["run", "m", "-p", "x", "--max-tokens", "-3"], /begins with a dash .* --max-tokens=VALUE/],
   [["search-patterns", "m", "--recall", "0.9", "--objective", "mass"], /--recall says nothing/],
   [["search-patterns", "m", "--recall", "95"], /--recall .* from 0.000001 to 1, got "95"/],
+  [["search-patterns", "m", "--tokens", "30k,9"], /--tokens .* from 1024, got "9"/],
   [["search-patterns", "m", "-f", "a", "--tokens", "9k"], /--tokens is for generated samples/],
 ];
 

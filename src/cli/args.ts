@@ -66,6 +66,21 @@ export function parse<O extends Options>(
   }
 }
 
+/** Columns of a help text. */
+const HELP_WIDTH = 100;
+
+/** Breaks a text between words into lines of at most `width` characters. */
+function wrap(text: string, width: number): string[] {
+  const [first, ...words] = text.split(" ");
+  const lines = [first];
+  for (const word of words) {
+    const longer = `${lines.at(-1)} ${word}`;
+    if (longer.length <= width) lines[lines.length - 1] = longer;
+    else lines.push(word);
+  }
+  return lines;
+}
+
 /**
  * Lists options for a help text, aligned.
  *
@@ -77,7 +92,11 @@ export function optionHelp(options: Options): string {
     return [flag, help];
   });
   const width = Math.max(...rows.map(([flag]) => flag.length));
-  return rows.map(([flag, help]) => `  ${flag.padEnd(width)}  ${help}`).join("\n");
+  return rows.flatMap(([flag, help]) =>
+    wrap(help, HELP_WIDTH - width - 4).map((line, i) =>
+      `  ${(i === 0 ? flag : "").padEnd(width)}  ${line}`
+    )
+  ).join("\n");
 }
 
 /** Limits of a number on the command line. */

@@ -78,7 +78,7 @@ export const bench: Command<typeof OPTIONS> = defineCommand({
   positionals: ["MODEL"],
   description:
     `Reads the beginning of a text at several lengths, densely and sparsely by turns, and shows the
-medians. Lengths may end in k or m (1024, 1024²). A text too short for a length is repeated.
+medians. A text too short for a length is repeated.
 
 Example: minference bench needle-27m --lengths 2k,8k,28k --repeat 5`,
   options: OPTIONS,

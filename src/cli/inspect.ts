@@ -178,12 +178,12 @@ export const inspect: Command<typeof OPTIONS> = defineCommand({
     `Shows what a checkpoint is, its tensors, and the memory that contexts of it take. No weights are
 read. Without a device the plan is made for this machine's memory.
 
-With --patterns: what each head computes, from a pattern file (default: what the model would run with).
-With --html, too: a web page of maps, of pictures of the attention on a sample, and of what other budgets
-would keep there.
+With --patterns: what each head computes, from a pattern file (default: what the model would run
+with). With --html, too: a web page of maps, of pictures of the attention on a sample, and of what
+other budgets would keep there.
 
-With --precision: loads the model twice, as stored and with fp8 weights, and shows how far each kind of linear
-layer and the predictions on a sample are apart.
+With --precision: loads the model twice, as stored and with fp8 weights, and shows how far each kind
+of linear layer and the predictions on a sample are apart.
 
 Examples:
   minference inspect needle-27m --context 32k,128k

@@ -63,13 +63,14 @@ Usage: minference COMMAND [arguments]
 
 Commands:
 ${table(rows, "  ")}
-minference COMMAND --help tells more. Every command takes --json. Progress goes to stderr; NO_COLOR turns
-colours off. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+minference COMMAND --help tells more; minference --version tells the version. Every command takes
+--json. Numbers may end in k or m (1024, 1024²). Results go to stdout, all else to stderr; NO_COLOR
+turns colours off. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
 `;
 }
 
 /** What is answered without a command. */
-function answer([name]: readonly string[]): string {
+function answer(name: string | undefined): string {
   switch (name) {
     case "--help":
     case "-h":
@@ -94,13 +95,13 @@ function answer([name]: readonly string[]): string {
  * @returns The exit code.
  */
 export async function main(args: readonly string[]): Promise<number> {
-  const [name, ...rest] = args;
+  const [name, ...rest] = args[0] === "help" && args.length > 1 ? [args[1], "--help"] : args;
   if (name !== undefined && Object.hasOwn(COMMANDS, name)) {
     return await runCommand(await COMMANDS[name].load(), rest);
   }
   const output = new Output(args.includes("--json"));
   try {
-    output.write(answer(args));
+    output.write(answer(name));
     return EXIT.ok;
   } catch (error) {
     return report(error, output, USAGE);

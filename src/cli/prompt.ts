@@ -9,8 +9,18 @@ import { type Options, UsageError, type Values } from "./args.ts";
 
 /** Options that make a prompt. */
 export const PROMPT_OPTIONS = {
-  file: { type: "string", short: "f", value: "FILE", help: "read the prompt; - is standard input" },
-  prompt: { type: "string", short: "p", value: "TEXT", help: "text that follows the file" },
+  file: {
+    type: "string",
+    short: "f",
+    value: "FILE",
+    help: "read the prompt from it; - is standard input",
+  },
+  prompt: {
+    type: "string",
+    short: "p",
+    value: "TEXT",
+    help: "the prompt; with -f what follows the file",
+  },
 } as const satisfies Options;
 
 /** What a file is called in messages. */

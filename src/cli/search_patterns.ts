@@ -99,9 +99,10 @@ export const search: Command<typeof OPTIONS> = defineCommand({
   name: "minference search-patterns",
   positionals: ["MODEL"],
   description:
-    `Runs a sample through the model, measures every candidate pattern on every head in the real kernels
-(arXiv 2407.02490, algorithm 1) and writes the choice: upstream's best-pattern JSON with this
-package's own patterns beside it. A file called ${PATTERNS_FILE} in the model's folder is used by itself.
+    `Runs a sample through the model, measures every candidate pattern on every head in the real
+kernels (arXiv 2407.02490, algorithm 1) and writes the choice: upstream's best-pattern JSON with
+this package's own patterns beside it. A file called ${PATTERNS_FILE} in the model's
+folder is used by itself.
 
 Example: minference search-patterns needle-27m -o ${PATTERNS_FILE}`,
   options: OPTIONS,

@@ -18,6 +18,9 @@ Deno.test("--help lists the commands, and each command has its own", async () =>
     assert.match(each[i].stdout, new RegExp(`^Usage: minference ${name}`));
     assert.match(each[i].stdout, /--json .*\n.*--help/);
   });
+  const lines = [all, ...each].flatMap(({ stdout }) => stdout.split("\n"));
+  assert.deepEqual(lines.filter((line) => line.length > 100), []);
+  assert.equal((await minference(["help", "run"])).stdout, each[0].stdout);
 });
 
 const WRONG: readonly [args: readonly string[], message: RegExp][] = [

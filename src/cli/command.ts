@@ -58,10 +58,8 @@ function commandHelp(command: Command<Options>): string {
 }
 
 function checkPositionals(command: Command<Options>, given: readonly string[]): void {
-  const needed = command.positionals.filter((p) => !p.startsWith("["));
-  if (given.length < needed.length) {
-    throw new UsageError(`${command.name} needs ${needed[given.length]}`);
-  }
+  const missing = command.positionals.find((name, i) => !name.startsWith("[") && !given[i]);
+  if (missing) throw new UsageError(`${command.name} needs ${missing}`);
   if (given.length > command.positionals.length) {
     throw new UsageError(`unexpected argument "${given[command.positionals.length]}"`);
   }
@@ -80,7 +78,10 @@ export async function runCommand<O extends Options>(
 ): Promise<number> {
   const untyped = command as unknown as Command<Options>;
   const output = new Output(args.includes("--json"));
-  using interrupt = new Interrupt(() => output.note("interrupted; once more quits at once"));
+  using interrupt = new Interrupt(() => {
+    const afterEcho = Deno.stderr.isTerminal() ? "\n" : ""; // the terminal has shown ^C
+    output.note(`${afterEcho}interrupted; once more quits at once`);
+  });
   try {
     const { values, positionals } = parse(args, command.options);
     if (values.help) {

@@ -24,6 +24,7 @@ function ioError(path: string, reason: string, cause?: unknown): MInferenceError
  * @throws {MInferenceError} `PERMISSION` or `IO`.
  */
 export async function checkWritable(path: string): Promise<void> {
+  if (path === "") throw ioError('""', "a file needs a name");
   const { state } = await Deno.permissions.query({ name: "write", path });
   if (state !== "granted") {
     const flag = `--allow-write=${path}`;

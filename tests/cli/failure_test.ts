@@ -86,13 +86,15 @@ Deno.test("a file that cannot be written is told before the work for it", async 
   const started = performance.now();
   const search = ["search-patterns", MODEL, "-o"];
   const read = ["--allow-read", "--allow-env", "--allow-ffi"];
-  const [folder, missing, permission, page] = await Promise.all([
+  const [folder, nameless, missing, permission, page] = await Promise.all([
     failureOf([...search, "."]),
+    failureOf([...search, ""]),
     failureOf([...search, "/no/such/p.json"]),
     failureOf([...search, "p.json"], { permissions: read }),
     failureOf(["inspect", MODEL, "--patterns", "--html", "/no/such/p.html"]),
   ]);
   assert.match(folder.message, /cannot write .: it is a folder/);
+  assert.match(nameless.message, /cannot write "": a file needs a name/);
   assert.match(missing.message, /cannot write \/no\/such\/p.json: no such folder/);
   assert.equal(permission.code, "PERMISSION");
   assert.match(permission.message, /--allow-write=p.json/);

@@ -29,6 +29,7 @@ const WRONG: readonly [args: readonly string[], message: RegExp][] = [
   [["--json=no", "run"], /the command comes first, got "--json=no"/],
   [["constructor"], /no command "constructor"/],
   [["run"], /needs MODEL/],
+  [["run", "", "-p", "x"], /needs MODEL/],
   [["run", "m", "extra", "-p", "x"], /unexpected argument "extra"/],
   [["run", "m", "-p", "x", "--fast"], /'--fast'/],
   [["run", "m", "-p"], /argument missing/],

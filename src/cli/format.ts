@@ -20,6 +20,13 @@ export function bytes(value: number): string {
   return `${unit === 0 || value >= 99.95 ? value.toFixed(0) : value.toFixed(1)} ${units[unit]}`;
 }
 
+/** `26.7M`, `8.03B`. */
+export function millions(parameters: number): string {
+  return parameters < 1e9
+    ? `${(parameters / 1e6).toFixed(1)}M`
+    : `${(parameters / 1e9).toFixed(2)}B`;
+}
+
 /** `85 ms`, `1.63 s`, `2 min 55 s`; `0` for what did not happen. */
 export function duration(ms: number): string {
   if (ms === 0) return "0";

@@ -14,7 +14,7 @@ import { choosePatterns } from "../model/pattern_choice.ts";
 import { MInferenceError } from "../native/errors.ts";
 import { type Options, toNumbers, UsageError, type Values } from "./args.ts";
 import { type Command, defineCommand } from "./command.ts";
-import { bytes, count, table } from "./format.ts";
+import { bytes, count, millions, table } from "./format.ts";
 import { inspectPatterns, PATTERN_OPTIONS, rejectPatternOptions } from "./inspect_patterns.ts";
 import { inspectPrecision, PRECISION_OPTIONS } from "./inspect_precision.ts";
 import {
@@ -26,7 +26,7 @@ import {
   WEIGHT_OPTIONS,
   weightFormat,
 } from "./model_options.ts";
-import { millions } from "./models.ts";
+import { checkpointSize } from "./models.ts";
 
 const OPTIONS = {
   context: {
@@ -208,8 +208,7 @@ Examples:
     const rows: TensorRow[] = [...tensors].map(([name, { shape, dtype, bytes }]) => {
       return { name, shape, dtype, bytes };
     });
-    const parameters = rows.reduce((sum, { shape }) => sum + shape.reduce((a, b) => a * b, 1), 0);
-    const weights = rows.reduce((sum, tensor) => sum + tensor.bytes, 0);
+    const { parameters, bytes: weights } = checkpointSize(checkpoint);
     const patterns = await choosePatterns("auto", checkpoint);
     const usual = [4096, 32_768, 131_072].filter((n) => n < config.maxPositions);
     const lengths = given ?? [...usual, config.maxPositions];

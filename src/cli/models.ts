@@ -7,6 +7,7 @@ import { join } from "node:path";
 import { type Checkpoint, openCheckpoint } from "../model/checkpoint.ts";
 import { modelFolders } from "../model/locate.ts";
 import { toMInferenceError } from "./failure.ts";
+import { bytes, millions } from "./format.ts";
 
 /** A model found, or something like one that cannot be used. */
 export interface FoundModel {
@@ -18,29 +19,28 @@ export interface FoundModel {
   readonly problem?: string;
 }
 
-/** `llama, 26.7M parameters, 28.7 MB, gguf`. */
-function describeCheckpoint({ config, tensors, format }: Checkpoint): string {
-  let parameters = 0;
-  let size = 0;
+/** Parameters of a checkpoint, and their bytes as stored. */
+export function checkpointSize({ tensors }: Checkpoint): { parameters: number; bytes: number } {
+  const size = { parameters: 0, bytes: 0 };
   for (const { shape, bytes } of tensors.values()) {
-    parameters += shape.reduce((a, b) => a * b, 1);
-    size += bytes;
+    size.parameters += shape.reduce((a, b) => a * b, 1);
+    size.bytes += bytes;
   }
-  return `${config.architecture}, ${millions(parameters)} parameters, ${
-    (size / 1e6).toFixed(1)
-  } MB, ${format}`;
+  return size;
 }
 
-/** `26.7M`, `8.03B`. */
-export function millions(parameters: number): string {
-  return parameters < 1e9
-    ? `${(parameters / 1e6).toFixed(1)}M`
-    : `${(parameters / 1e9).toFixed(2)}B`;
+/** `llama, 26.7M parameters, 28.7 MB, gguf`. */
+function describe(checkpoint: Checkpoint): string {
+  const { config, format } = checkpoint;
+  const size = checkpointSize(checkpoint);
+  return `${config.architecture}, ${millions(size.parameters)} parameters, ${
+    bytes(size.bytes)
+  }, ${format}`;
 }
 
 async function look(path: string): Promise<FoundModel> {
   try {
-    return { path, description: describeCheckpoint(await openCheckpoint(path)) };
+    return { path, description: describe(await openCheckpoint(path)) };
   } catch (error) {
     return { path, problem: toMInferenceError(error).message };
   }

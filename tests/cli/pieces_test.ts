@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { toNumber, UsageError } from "../../src/cli/args.ts";
 import { densityByGroup, densityTable } from "../../src/cli/density.ts";
-import { bytes, duration, median, rate, table } from "../../src/cli/format.ts";
+import { bytes, duration, median, millions, rate, table } from "../../src/cli/format.ts";
 import { guardOf } from "../../src/cli/guard.ts";
 import { ProgressBar, type ProgressTarget } from "../../src/cli/progress.ts";
 import type { HeadStats } from "../../src/attention/stats.ts";
@@ -36,6 +36,7 @@ Deno.test("numbers for human eyes", () => {
     "2 min 55 s",
   ]);
   assert.deepEqual([9.26, 1730].map(rate), ["9.3 tok/s", "1,730 tok/s"]);
+  assert.deepEqual([26_744_320, 8.03e9].map(millions), ["26.7M", "8.03B"]);
   assert.equal(median([3, 1, 2]), 2);
   assert.equal(median([4, 1, 2, 3]), 2.5);
   assert.equal(
